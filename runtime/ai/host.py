@@ -1,0 +1,50 @@
+"""What this process knows about local models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from runtime.ai.engine import EngineClient
+from runtime.frames import ModelCard
+
+
+class Host:
+    """The models of this machine and the way to them.
+
+    Attributes:
+        models: by name; what the boot message said, replaced by `learn`.
+        folder: relative model paths start here; empty: the working directory.
+        engine: not attached until the worker has a connection for it.
+    """
+
+    def __init__(self, models: Iterable[ModelCard] = (), folder: str = "") -> None:
+        self.models: dict[str, ModelCard] = {}
+        self.folder = folder
+        self.engine = EngineClient()
+        self.learn(models)
+
+    def learn(self, models: Iterable[ModelCard]) -> None:
+        """These are the models from now on."""
+        self.models = {card.name: card for card in models}
+
+    def find(self, model: str) -> str | None:
+        """What the engine calls this model: a name, or the absolute path of a folder; None: not local."""
+        if model.startswith(("/", "./", "../")):
+            return os.path.normpath(os.path.join(self.folder or os.getcwd(), model))
+        return model if model in self.models else None
+
+
+_host: Host | None = None
+
+
+def install(models: Iterable[ModelCard], folder: str = "") -> Host:
+    """Say what is here, once, before any function's code runs."""
+    global _host
+    _host = Host(models, folder)
+    return _host
+
+
+def current() -> Host:
+    """What was installed; without that (a script, a test) a host with no models."""
+    return _host or install(())

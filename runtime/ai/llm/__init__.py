@@ -1,0 +1,1 @@
+"""LLM servers: Ollama, and whatever speaks OpenAI's chat completions."""

@@ -1,0 +1,207 @@
+"""`ai.Session`: the one door to embeddings and LLMs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from runtime.ai import host as hosts
+from runtime.ai.engine import Result
+from runtime.ai.llm.server import Server
+from runtime.ai.texts import checked, grouped, vectors
+from runtime.ai.timeout import Clock, Timeout, timeout_of
+from runtime.errors import InvalidInput, ModelNotFound
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger("runtime.ai")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a call to a local model took.
+
+    Attributes:
+        tokens: how many were run, special tokens included.
+        truncated: indices of the texts that were longer than the model's maximum and were cut.
+    """
+
+    tokens: int
+    truncated: tuple[int, ...]
+
+
+_usage: ContextVar[WeakKeyDictionary[Session, Usage] | None] = ContextVar("runtime.ai.usage", default=None)
+
+
+class Session:
+    """A model: a local one by name or folder, else one behind an LLM server.
+
+    A name that the model store has, or a path to a model folder (starting with `/`, `./`
+    or `../`), is run here. Any other name belongs to the server at `AI_INFERENCE_API_HOST`,
+    spoken to in `AI_INFERENCE_API_MODE` ("ollama", the default, or "openaicompatible")
+    with `AI_INFERENCE_API_KEY`. Making a session does no I/O.
+
+    Args:
+        host: an LLM server's URL; then none of those variables counts.
+        api_key: sent as `Authorization: Bearer`.
+
+    Raises:
+        ModelNotFound: not local, and there is no LLM server.
+        HostNotConfigured: the server's URL or key cannot be used.
+        InvalidMode: unknown `mode`.
+    """
+
+    def __init__(
+        self, model: str, *, host: str | None = None, api_key: str | None = None, mode: str | None = None
+    ) -> None:
+        if not isinstance(model, str) or not model:
+            given = "empty" if isinstance(model, str) else type(model).__name__
+            raise InvalidInput(f"The model's name is {given}: give a name such as 'gte-small'")
+        self.model = model
+        self._local = None if host else hosts.current().find(model)
+        self._server = None if self._local else Server.find(os.environ, host, api_key, mode)
+        if self._local is None and self._server is None:
+            raise ModelNotFound(_not_found(model))
+
+    def __repr__(self) -> str:
+        return f"Session({self.model!r})"
+
+    @property
+    def last_usage(self) -> Usage | None:
+        """What this session's last run took, as seen from the same task; None before it, and for LLMs."""
+        usage = _usage.get()
+        return None if usage is None else usage.get(self)
+
+    async def ready(self, *, timeout: Timeout | float | None = 60) -> None:
+        """Wait until the model is loaded. An OpenAI-compatible server is not asked.
+
+        Raises:
+            AIError: as `run` does.
+        """
+        if self._local is not None:
+            clock = Clock(timeout_of(timeout), self.model)
+            await clock.bounded(hosts.current().engine.warm(self._local))
+        elif self._server is not None and self._server.mode == "ollama":
+            await self.run("", timeout=timeout)
+
+    async def run(
+        self,
+        prompt: object,
+        *,
+        mean_pool: bool = True,
+        normalize: bool = True,
+        stream: bool = False,
+        timeout: Timeout | float | None = 60,
+        mode: str | None = None,
+        **body: Any,
+    ) -> Any:
+        """Ask the model.
+
+        Local: a text becomes its vector (`list[float]`), a list of texts a list of vectors,
+        in one trip. LLM: a string or the API's own body (a mapping) becomes the provider's
+        JSON object (`Chunk`), or with `stream` a `Stream` of them.
+
+        Args:
+            mean_pool: one vector per text; False: one per token.
+            normalize: scale each vector to length 1.
+            stream: give pieces as they come; wins over a `stream` in the prompt.
+            timeout: seconds for the whole call, a stream's last piece included; or a `Timeout`.
+            mode: this call's, instead of the session's.
+            body: more fields of the API's body (`options=…`, `format=…`).
+
+        Raises:
+            InvalidInput: the prompt is nothing that this model takes.
+            InputTooLarge: a text is over 512 KB.
+            InferenceTimeout: a limit of `timeout` passed.
+            EngineUnavailable: the inference engine is down and stayed so.
+            HostUnreachable: nobody answers at the LLM server's address.
+            UpstreamError: the LLM server answered with an error.
+            IncompleteStream: its answer broke off.
+        """
+        if self._server is not None:
+            from runtime.ai.llm import remote  # imports httpx2, which embedding alone does not need
+
+            limits = timeout_of(timeout)
+            content = _content(prompt)
+            return await remote.ask(
+                self._server, self.model, content, body, stream=stream, timeout=limits, mode=mode
+            )
+        self._refuse_llm_options(stream=stream, mode=mode, **body)
+        texts = checked(prompt)
+        result = await self._embed(texts, mean_pool, normalize, timeout)
+        rows = vectors(result.data, result.dimensions) if texts else []
+        shaped = rows if mean_pool else grouped(rows, result.rows)
+        return shaped[0] if isinstance(prompt, str) else shaped
+
+    async def embed(
+        self, texts: Sequence[str], *, normalize: bool = True, timeout: Timeout | float | None = 60
+    ) -> NDArray[np.float32]:
+        """Many texts as one float32 array `[len(texts), dimensions]`. Needs numpy; raises as `run` does."""
+        import numpy as np
+
+        if self._local is None:
+            raise InvalidInput(f"{self.model!r} is an LLM server's: embed() works with local models")
+        if isinstance(texts, str):
+            raise InvalidInput("texts is str: give a list of strings (run() takes a single one)")
+        result = await self._embed(checked(texts, "texts"), True, normalize, timeout)
+        return np.frombuffer(result.data, "<f4").reshape(len(texts), result.dimensions)
+
+    async def _embed(
+        self, texts: list[str], mean_pool: bool, normalize: bool, timeout: Timeout | float | None
+    ) -> Result:
+        assert self._local is not None
+        host = hosts.current()
+        if not texts:
+            card = host.models.get(self._local)
+            return Result(bytearray(), card.dimensions if card else 0, [], [], [])
+        clock = Clock(timeout_of(timeout), self.model)
+        result = await clock.bounded(
+            host.engine.embed(self._local, texts, mean_pool=mean_pool, normalize=normalize)
+        )
+        self._report(result)
+        return result
+
+    def _report(self, result: Result) -> None:
+        usage: WeakKeyDictionary[Session, Usage] = WeakKeyDictionary(_usage.get() or {})
+        usage[self] = Usage(sum(result.tokens), tuple(result.truncated))
+        _usage.set(usage)
+        if result.truncated:
+            first = result.truncated[0]
+            log.warning(
+                "%s reads %d tokens of a text: %d of %d texts were longer and cut, the first is texts[%d]",
+                self.model,
+                result.tokens[first],
+                len(result.truncated),
+                len(result.rows),
+                first,
+            )
+
+    def _refuse_llm_options(self, **options: object) -> None:
+        name = next(
+            (name for name, value in options.items() if value is not None and value is not False), None
+        )
+        if name is not None:
+            raise InvalidInput(f"{self.model!r} is a local embedding model: it takes no {name!r}")
+
+
+def _content(prompt: object) -> str | Mapping[str, Any]:
+    if isinstance(prompt, str | Mapping):
+        return prompt
+    raise InvalidInput(
+        f"prompt is {type(prompt).__name__}: give a string, or the API's own body as a mapping"
+    )
+
+
+def _not_found(model: str) -> str:
+    names = ", ".join(sorted(hosts.current().models)) or "none"
+    return (
+        f"There is no local model {model!r} (there are: {names}; see `functions models list`). If an LLM "
+        "server has it, set AI_INFERENCE_API_HOST in supabase/functions/.env, e.g. to http://localhost:11434"
+    )

@@ -1,0 +1,104 @@
+"""`functions new`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from runtime.cli.root import root_option, root_or_here
+from runtime.errors import ConfigError, FunctionNameError
+
+
+@click.command("new")
+@click.argument("name")
+@click.option("--no-verify-jwt", is_flag=True, help="Let everybody call it: says so in supabase/config.toml.")
+@root_option
+def command(name: str, no_verify_jwt: bool, root: str | None) -> None:
+    """Create the function NAME from a small template.
+
+    It goes to functions/NAME/index.py, or under supabase/functions/ where only that folder
+    exists. Nothing is ever overwritten. A running server serves it at once.
+
+    \b
+    Examples:
+      functions new summarize
+      functions new webhook --no-verify-jwt
+    """
+    base = Path(root_or_here(root))
+    path = create(base, name, verify_jwt=not no_verify_jwt)
+    click.echo(f"Created {os.path.relpath(path)}")
+    click.echo(f"Next: edit it, run `functions serve`, and call it with `functions invoke {name}`")
+
+
+def create(base: Path, name: str, *, verify_jwt: bool) -> Path:
+    """Write a new function into the project at `base`; returns the path of its `index.py`.
+
+    Raises:
+        FunctionNameError: the name breaks the rule, or is in use.
+        ConfigError: `config.toml` cannot be read, or configures this function already.
+    """
+    from runtime.cli.scaffold import index_source
+
+    check_name(name)
+    for folder in (base / "functions", base / "supabase" / "functions"):
+        if (folder / name).exists():
+            raise FunctionNameError(
+                f"there is a function {name} already",
+                where=os.path.relpath(folder / name),
+                remedy="choose another name; `functions list` shows those in use",
+            )
+    config = None if verify_jwt else _opened_config(base, name)
+    directory = functions_folder(base) / name
+    directory.mkdir(parents=True)
+    path = directory / "index.py"
+    path.write_text(index_source(name, verify_jwt), encoding="utf-8")
+    if config is not None:
+        config_path = _config_path(base)
+        config_path.parent.mkdir(parents=True, exist_ok=True)
+        config_path.write_text(config, encoding="utf-8")
+    return path
+
+
+def functions_folder(base: Path) -> Path:
+    """Where a new function goes."""
+    theirs = base / "supabase" / "functions"
+    ours = base / "functions"
+    return theirs if theirs.is_dir() and not ours.is_dir() else ours
+
+
+def check_name(name: str) -> None:
+    """Raises FunctionNameError unless the name fits into a URL and a config key."""
+    from runtime.project.discovery import NAME
+
+    if not NAME.fullmatch(name):
+        raise FunctionNameError(
+            f"{name!r} is no name for a function",
+            remedy="start with a letter, then use letters, digits, hyphens and underscores, "
+            "like summarize or send-mail",
+        )
+
+
+def _config_path(base: Path) -> Path:
+    return base / "supabase" / "config.toml"
+
+
+def _opened_config(base: Path, name: str) -> str:
+    import tomllib
+
+    from runtime.cli.scaffold import appended, open_section
+
+    path = _config_path(base)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        declared = tomllib.loads(text).get("functions", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}", where=os.path.relpath(path)) from error
+    if name in declared:
+        raise ConfigError(
+            f"[functions.{name}] is there already",
+            where=os.path.relpath(path),
+            remedy="set `verify_jwt = false` there, and leave --no-verify-jwt out",
+        )
+    return appended(text, open_section(name))

@@ -1,0 +1,95 @@
+"""`functions serve`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from runtime.cli import output
+from runtime.cli.root import env_file_option, root_of, root_option
+
+if TYPE_CHECKING:
+    from runtime.project.settings import LogFormat, Options, Project
+
+
+@click.command("serve")
+@env_file_option
+@click.option("--host", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1, for this machine.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="N", help="0 takes a free port. Default: 54321."
+)
+@click.option("--no-verify-jwt", is_flag=True, help="Let every request in, with or without a key.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "plain", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto: for people on a terminal, plain lines elsewhere.",
+)
+@root_option
+def command(
+    env_file: str | None,
+    host: str | None,
+    port: int | None,
+    no_verify_jwt: bool,
+    log_format: str,
+    root: str | None,
+) -> None:
+    """Serve the project's functions until Ctrl-C.
+
+    A saved file is served at once; a file that does not load leaves its last good version
+    in place and shows the traceback here.
+
+    \b
+    Examples:
+      functions serve
+      functions serve --port 8000 --env-file production.env
+    """
+    from runtime.project.settings import Options
+
+    serve(
+        Options(
+            root=root_of(root),
+            env_file=os.path.abspath(env_file) if env_file else None,
+            host=host,
+            port=port,
+            verify_jwt=False if no_verify_jwt else None,
+            log_format=cast("LogFormat", log_format),
+        )
+    )
+
+
+def serve(options: Options) -> None:
+    """Load the project once, to find what is wrong with it, and become the supervisor.
+
+    Raises:
+        UsageError: config, an env file or the keys are wrong.
+        StartError: the server cannot start here.
+    """
+    from runtime.project.load import load
+    from runtime.supervisor.launch import launch
+
+    environ = dict(os.environ)
+    project = load(options, environ)
+    for text in project.notes:
+        output.note(text)
+    if missing := missing_model(project):
+        output.note(
+            f"the model {missing} is not on this machine; `functions models list` shows those that are"
+        )
+    launch(project, options, environ)
+
+
+def missing_model(project: Project) -> str | None:
+    """The first model to be loaded at start, where none of those to be loaded is here."""
+    from runtime.engine.models.catalogue import DEFAULT
+    from runtime.engine.models.store import Store
+
+    names = project.settings.ai.preload
+    if names is None:
+        names = (project.environment.get("EMBEDDING_MODEL") or DEFAULT,)
+    store = Store(project.settings.ai.models_dir)
+    here = any(os.path.isdir(name) if os.path.isabs(name) else store.find(name) for name in names)
+    return None if here or not names else names[0]

@@ -1,0 +1,46 @@
+"""What belongs to the request that is being answered right now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Call:
+    """One request (or WebSocket) inside a worker.
+
+    Attributes:
+        id: the request id, as the client sees it in `sb-request-id`.
+        function: the function's name.
+        deadline: seconds of CLOCK_MONOTONIC at which the host gives up; 0: never.
+        keep: starts work that outlives the response; set by the worker.
+    """
+
+    __slots__ = ("deadline", "function", "id", "keep")
+
+    def __init__(
+        self, id: str, function: str, deadline: float, keep: Callable[[Awaitable[Any]], asyncio.Task[Any]]
+    ) -> None:
+        self.id, self.function, self.deadline, self.keep = id, function, deadline, keep
+
+
+current: ContextVar[Call | None] = ContextVar("runtime.call", default=None)
+
+
+def wait_until(awaitable: Awaitable[T]) -> asyncio.Task[T]:
+    """Let work outlive the response.
+
+    The worker is not stopped for a reload or a shutdown before it is done (or the
+    function's wall-clock limit has passed); a failure is logged with the request's id.
+
+    Raises:
+        RuntimeError: called outside a request.
+    """
+    call = current.get()
+    if call is None:
+        raise RuntimeError("wait_until works inside a request: call it from your handler")
+    return call.keep(awaitable)

@@ -1,0 +1,148 @@
+"""What is known of a model folder: its card."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.engine.models.catalogue import Pooling
+from runtime.errors import StartError
+from runtime.frames import ModelCard
+
+CARD = "card.json"
+FORMAT = 1
+"""Of the folders that we prepare; a card of another format is prepared again."""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be loaded (or prepared first: then `folder` is empty).
+
+    Attributes:
+        dimensions: length of a vector.
+        max_tokens: longest text, special tokens included; longer ones lose their end.
+        source: where it came from, for people: "package …", "folder …".
+        sha256: of the weights that it was prepared from.
+        stamp: names the source's files as they were; others mean "prepare again".
+        graph: the ONNX file, relative to `folder`.
+        folder: absolute; known by where the card was found, never stored in it.
+    """
+
+    name: str
+    dimensions: int
+    max_tokens: int
+    pooling: Pooling = "mean"
+    prefix: str = ""
+    source: str = ""
+    sha256: str = ""
+    stamp: str = ""
+    graph: str = "model.onnx"
+    format: int = FORMAT
+    folder: str = ""
+
+    @property
+    def prepared(self) -> bool:
+        """It can be loaded as it is."""
+        return bool(self.folder)
+
+    def frame(self) -> ModelCard:
+        """What other processes must know of it."""
+        return ModelCard(self.name, self.dimensions, self.max_tokens)
+
+
+_decoder = msgspec.json.Decoder(Card)
+
+
+def read_card(folder: Path) -> Card | None:
+    """The card of a prepared folder; None if it has none, or one of another format."""
+    try:
+        card = _decoder.decode((folder / CARD).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return msgspec.structs.replace(card, folder=str(folder)) if card.format == FORMAT else None
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Store the card beside its model."""
+    stored = msgspec.structs.replace(card, folder="")
+    (folder / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(stored), indent=2))
+
+
+def describe(folder: Path, name: str) -> Card:
+    """A card made from the files that model authors publish beside their weights.
+
+    Raises:
+        StartError: a file is missing or broken, or says something that we cannot do.
+    """
+    config = read_json(folder / "config.json")
+    dimensions = config.get("hidden_size")
+    if not isinstance(dimensions, int):
+        raise StartError(
+            "The model's configuration does not say its hidden_size",
+            where=str(folder / "config.json"),
+            remedy="use a folder as sentence-transformers or transformers save one",
+        )
+    return Card(
+        name=name,
+        dimensions=dimensions,
+        max_tokens=_max_tokens(folder, config),
+        pooling=_pooling(folder),
+        source=f"folder {folder}",
+    )
+
+
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """A JSON object from a model folder; empty if it is optional and not there.
+
+    Raises:
+        StartError: it is missing or broken.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise StartError(
+            f"The model folder has no {path.name}",
+            where=os.fspath(path.parent),
+            remedy="copy the whole model folder, with config.json and tokenizer.json",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StartError(
+            f"Cannot be read: {error}", where=os.fspath(path), remedy="copy or install the model again"
+        ) from error
+    if not isinstance(data, dict):
+        raise StartError("Is no JSON object", where=os.fspath(path), remedy="copy or install the model again")
+    return data
+
+
+def _max_tokens(folder: Path, config: Mapping[str, Any]) -> int:
+    positions = config.get("max_position_embeddings", 512)
+    authors = read_json(folder / "sentence_bert_config.json", optional=True).get("max_seq_length")
+    if not authors:
+        tokenizer = read_json(folder / "tokenizer_config.json", optional=True)
+        authors = tokenizer.get("model_max_length", positions)
+    # Some files say "no limit" with a number of thirty digits.
+    return int(min(authors, positions))
+
+
+def _pooling(folder: Path) -> Pooling:
+    """Mean unless the folder says otherwise, as sentence-transformers has it."""
+    path = folder / "1_Pooling" / "config.json"
+    config = read_json(path, optional=True)
+    flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    modes = [config["pooling_mode"]] if "pooling_mode" in config else flags
+    match modes:
+        case [] | ["mean"] | ["pooling_mode_mean_tokens"]:
+            return "mean"
+        case ["cls"] | ["pooling_mode_cls_token"]:
+            return "cls"
+    raise StartError(
+        f"Pooling is {' and '.join(map(str, modes))}, which is not supported",
+        where=str(path),
+        remedy="use a model with mean or cls pooling",
+    )

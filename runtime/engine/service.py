@@ -1,0 +1,99 @@
+"""The engine as the other processes see it: connections, the catalogue, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from functools import partial
+
+import msgspec
+
+from runtime.channel import Stream, open_stream
+from runtime.engine.calls import Calls
+from runtime.engine.embedder import Embedder
+from runtime.engine.models.store import Store
+from runtime.errors import FunctionsError
+from runtime.frames import Catalog, EngineBoot, EngineCall
+
+log = logging.getLogger("runtime.engine")
+
+GATEWAY = "gateway"
+"""The connection of this name is told which models there are, and which are warm."""
+
+_decoder: msgspec.msgpack.Decoder[EngineCall] = msgspec.msgpack.Decoder(EngineCall)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class Service:
+    """Everything between the door and the embedder. Made on a running event loop."""
+
+    def __init__(self, boot: EngineBoot) -> None:
+        self._store = Store(boot.models_dir)
+        self._embedder = Embedder(self._store, boot.threads or cores())
+        self._catalog = Catalog(self._store.list(), complete=not boot.preload)
+        self._watchers: set[Stream[EngineCall]] = set()
+        self._connections: dict[asyncio.Task[None], Calls | None] = {}
+        self._preloading = asyncio.create_task(self._preload(list(dict.fromkeys(boot.preload))))
+
+    def connect(self, name: str, fd: int) -> None:
+        """Serve the connection behind this descriptor, which is ours from now on."""
+        task = asyncio.create_task(self._serve(name, socket.socket(fileno=fd)))
+        self._connections[task] = None
+        task.add_done_callback(self._disconnected)
+
+    async def leave(self, seconds: float) -> None:
+        """Finish the calls in flight, for at most so long, and close all connections."""
+        self._embedder.refuse()
+        self._preloading.cancel()
+        calls = [connection for connection in self._connections.values() if connection]
+        if running := [task for connection in calls for task in connection.running]:
+            await asyncio.wait(running, timeout=seconds)
+        for connection in calls:
+            connection.stream.close()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=1)
+        self._embedder.close()
+
+    async def _serve(self, name: str, sock: socket.socket) -> None:
+        stream: Stream[EngineCall] = await open_stream(sock, partial(Stream, _decoder))
+        task = asyncio.current_task()
+        assert task is not None
+        calls = self._connections[task] = Calls(stream, self._embedder)
+        if name == GATEWAY:
+            stream.send(self._catalog)
+            self._watchers.add(stream)
+        try:
+            await calls.serve()
+        finally:
+            self._watchers.discard(stream)
+
+    def _disconnected(self, task: asyncio.Task[None]) -> None:
+        del self._connections[task]
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a connection failed", exc_info=task.exception())
+
+    async def _preload(self, names: list[str]) -> None:
+        preloaded: list[str] = []
+        failed: dict[str, str] = {}
+        for count, name in enumerate(names, start=1):
+            try:
+                await self._embedder.model(name)
+                preloaded.append(name)
+            except FunctionsError as error:
+                failed[name] = error.message
+            except Exception as error:
+                log.error("preloading %s failed", name, exc_info=error)
+                failed[name] = str(error)
+            self._publish(Catalog(self._store.list(), [*preloaded], {**failed}, count == len(names)))
+
+    def _publish(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        for stream in self._watchers:
+            stream.send(catalog)

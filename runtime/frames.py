@@ -1,0 +1,339 @@
+"""The vocabulary of the house: every message that one process sends another.
+
+One struct per message, encoded as a msgpack array whose first element is the tag.
+Grouped by the pair of processes that speak it; each group has its decoder at the end.
+New fields go at the end with a default, so that two generations of the program
+understand each other during an upgrade. `PROTOCOL` changes when that is impossible.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+PROTOCOL = 1
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A message. Subclasses carry a tag of at most three letters."""
+
+
+# --- gateway ↔ worker, one connection per request in flight --------------------------------
+
+
+class Head(Frame, tag="H", frozen=True, kw_only=True):
+    """Gateway → worker: a request or a WebSocket begins.
+
+    Attributes:
+        deadline: seconds of CLOCK_MONOTONIC (one clock for the whole machine) at which the
+            host gives up; 0 means never.
+        claims: the verified claims of the token; None when the function asked for no check.
+        path: percent-decoded, as the function shall see it; `root_path` is what was cut off.
+        more: a body follows in `Body` frames.
+    """
+
+    protocol: int = PROTOCOL
+    kind: str = "http"  # or "websocket"
+    request_id: str
+    generation: str
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes = b""
+    headers: Headers
+    root_path: str = ""
+    scheme: str = "http"
+    http_version: str = "1.1"
+    client: tuple[str, int] | None = None
+    server: tuple[str, int | None] | None = None
+    traceparent: str = ""
+    deadline: float = 0.0
+    claims: dict[str, Any] | None = None
+    subprotocols: list[str] = []
+    more: bool = False
+
+
+class Body(Frame, tag="B", frozen=True):
+    """Both ways: a piece of a body; the last one has `more` false."""
+
+    data: bytes
+    more: bool = False
+
+
+class Accepted(Frame, tag="A", frozen=True):
+    """Worker → gateway: the handler is about to be called; from here on nothing is retried."""
+
+
+class Start(Frame, tag="S", frozen=True):
+    """Worker → gateway: status and headers of the response."""
+
+    status: int
+    headers: Headers
+
+
+class Failure(Frame, tag="F", frozen=True):
+    """Worker → gateway: no (further) response will come.
+
+    Before `Start` the gateway answers with the code's status; after it, it breaks the
+    connection so that the client cannot take the stream for complete.
+    """
+
+    code: str
+    message: str
+
+
+class SocketAccept(Frame, tag="WA", frozen=True):
+    """Worker → gateway: the WebSocket is accepted."""
+
+    subprotocol: str | None = None
+    headers: Headers = []
+
+
+class SocketMessage(Frame, tag="WM", frozen=True):
+    """Both ways: one WebSocket message; exactly one of the two is set."""
+
+    text: str | None = None
+    data: bytes | None = None
+
+
+class SocketClose(Frame, tag="WC", frozen=True):
+    """Both ways: the WebSocket is closed."""
+
+    code: int = 1000
+    reason: str = ""
+
+
+# --- gateway ↔ worker, the worker's control socket -----------------------------------------
+
+
+class ModelCard(Frame, tag="MC", frozen=True):
+    """What a session must know of a local model without asking the engine."""
+
+    name: str
+    dimensions: int
+    max_tokens: int
+    kind: str = "embedding"
+
+
+class Boot(Frame, tag="BT", frozen=True, kw_only=True):
+    """Gateway → worker, with descriptors [snapshot, engine?]: become this function.
+
+    The snapshot descriptor holds `msgpack({path: bytes})`; it is shared, so it is read
+    with `pread`. The engine's descriptor is absent while the engine is down.
+    """
+
+    protocol: int = PROTOCOL
+    function: str
+    generation: str
+    directory: str  # where the files came from, for tracebacks and `__file__`
+    entrypoint: str  # path of the entry file inside the snapshot
+    environ: dict[str, str]
+    models: list[ModelCard] = []
+    model_folders: str = ""  # relative model paths are resolved against this folder
+    threads: int = 8  # how many calls of a plain `def` handler may run at once
+    engine: bool = False
+
+
+class Ready(Frame, tag="RD", frozen=True):
+    """Worker → gateway: the function is loaded and can take requests.
+
+    Attributes:
+        boot_ms: how long loading took.
+        threaded: the handler is a plain `def`, run on threads.
+    """
+
+    boot_ms: float
+    threaded: bool = False
+
+
+class BootFailed(Frame, tag="BF", frozen=True):
+    """Worker → gateway: the function cannot be loaded."""
+
+    message: str
+    traceback: str = ""
+
+
+class Connect(Frame, tag="CN", frozen=True):
+    """With one descriptor: serve this connection.
+
+    Gateway → worker: requests will come on it. Gateway → supervisor → engine: calls will.
+    """
+
+    name: str = ""
+
+
+class EngineAt(Frame, tag="EA", frozen=True):
+    """Gateway → worker, with one descriptor: the engine is reached here from now on."""
+
+    models: list[ModelCard] = []
+
+
+class Drain(Frame, tag="DR", frozen=True):
+    """Finish what is in flight, then leave. `seconds` is the longest that it may take."""
+
+    seconds: float
+    reason: str = "reload"
+
+
+class Drained(Frame, tag="DD", frozen=True):
+    """Worker → gateway: nothing is in flight any more; the process ends now."""
+
+
+# --- worker (and gateway, jobs) ↔ engine ---------------------------------------------------
+
+
+class Embed(Frame, tag="E", frozen=True, kw_only=True):
+    """To the engine: embed these texts. Answered by `Vectors` … and `Embedded`, or `Refused`."""
+
+    id: int
+    model: str
+    texts: list[str]
+    mean_pool: bool = True
+    normalize: bool = True
+
+
+class Cancel(Frame, tag="C", frozen=True):
+    """To the engine: nobody waits for this call any more."""
+
+    id: int
+
+
+class Vectors(Frame, tag="V", frozen=True):
+    """From the engine: a piece of the result, float32 little-endian rows in text order."""
+
+    id: int
+    data: bytes
+
+
+class Embedded(Frame, tag="ED", frozen=True):
+    """From the engine: the call is complete.
+
+    Attributes:
+        dimensions: length of one row.
+        rows: rows per text: 1 each when pooled, else the number of its tokens.
+        tokens: tokens per text as run, special tokens included.
+        truncated: indices of the texts that were longer than the model's maximum.
+    """
+
+    id: int
+    dimensions: int
+    rows: list[int]
+    tokens: list[int]
+    truncated: list[int]
+
+
+class Refused(Frame, tag="RF", frozen=True):
+    """From the engine: the call failed with this code of `errors.HTTP`."""
+
+    id: int
+    code: str
+    message: str
+
+
+class Warm(Frame, tag="W", frozen=True):
+    """To the engine: have this model loaded; answered by `Embedded` with no rows, or `Refused`."""
+
+    id: int
+    model: str
+
+
+# --- supervisor ↔ gateway, engine, template ------------------------------------------------
+
+
+class GatewayBoot(Frame, tag="GB", frozen=True, kw_only=True):
+    """Supervisor → gateway, with the listening sockets."""
+
+    options: bytes  # JSON of project.settings.Options
+    environ: dict[str, str]  # what the person's shell had: secrets, overrides
+    restarts: int = 0
+    color: bool = False
+    temp: str = ""  # the server's temp folder; each worker gets a folder inside
+
+
+class EngineBoot(Frame, tag="EB", frozen=True, kw_only=True):
+    """Supervisor → engine."""
+
+    models_dir: str = ""
+    preload: list[str] = []
+    threads: int = 0  # 0: one per core
+
+
+class TemplateBoot(Frame, tag="TB", frozen=True, kw_only=True):
+    """Supervisor → template."""
+
+    temp: str
+    uid_base: int = 0  # 0: do not change the user
+
+
+class Fork(Frame, tag="FK", frozen=True):
+    """Gateway → supervisor → template, with descriptors [control, log]: make a worker.
+
+    `slot` numbers the function: workers of one function share an unprivileged user.
+    """
+
+    token: int
+    function: str
+    slot: int
+
+
+class Forked(Frame, tag="FD", frozen=True):
+    """Template → supervisor → gateway: the worker exists. `pid` 0: it could not be made."""
+
+    token: int
+    pid: int
+    message: str = ""
+
+
+class Exited(Frame, tag="EX", frozen=True):
+    """Supervisor → gateway: a worker is gone. `status` as `os.waitstatus_to_exitcode` has it."""
+
+    pid: int
+    status: int
+
+
+class Kill(Frame, tag="KL", frozen=True):
+    """Gateway → supervisor: end this worker now, and all it started."""
+
+    pid: int
+
+
+class EngineDoor(Frame, tag="EG", frozen=True):
+    """Supervisor → gateway, with one descriptor: a (new) engine is behind it."""
+
+
+class Catalog(Frame, tag="CT", frozen=True):
+    """Engine → gateway over that door: the models it can serve. `preloaded`: those now warm."""
+
+    models: list[ModelCard]
+    preloaded: list[str] = []
+    failed: dict[str, str] = {}
+    complete: bool = False  # the preload is over
+
+
+class Up(Frame, tag="UP", frozen=True):
+    """Gateway → supervisor: it accepts connections. `port` is the one it answers on."""
+
+    port: int
+
+
+class Stopped(Frame, tag="ST", frozen=True):
+    """Gateway or template → supervisor: it cannot go on, for a reason a person must read."""
+
+    message: str
+    code: int
+
+
+RequestFrame = Head | Body | SocketMessage | SocketClose
+ResponseFrame = Accepted | Start | Body | Failure | SocketAccept | SocketMessage | SocketClose
+ControlFrame = Boot | Connect | EngineAt | Drain
+WorkerFrame = Ready | BootFailed | Drained
+EngineCall = Embed | Cancel | Warm
+EngineAnswer = Vectors | Embedded | Refused
+EngineControl = EngineBoot | Connect | Drain
+SupervisorToGateway = GatewayBoot | Forked | Exited | EngineDoor | Drain
+GatewayToSupervisor = Fork | Kill | Connect | Up | Stopped
+SupervisorToTemplate = TemplateBoot | Fork
+TemplateToSupervisor = Forked | Stopped

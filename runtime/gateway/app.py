@@ -1,0 +1,161 @@
+"""The gateway's application: from the request line to a function or a refusal."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from runtime import frames
+from runtime.errors import FunctionsError, NotFound, ShuttingDown
+from runtime.gateway import requestid
+from runtime.gateway.auth import Authenticator, Identity
+from runtime.gateway.cors import PREFLIGHT
+from runtime.gateway.deployment import Deployment
+from runtime.gateway.dispatch import Broken, dispatch
+from runtime.gateway.exchange import Exchange
+from runtime.gateway.feed import ClientGone
+from runtime.gateway.hosts import HostCheck
+from runtime.gateway.internal import Internal
+from runtime.gateway.logbook import Logbook
+from runtime.gateway.registry import Registry
+from runtime.gateway.sockets import carry
+from runtime.project.settings import Function, Settings
+
+_CLIENT_CLOSED = 499  # as access logs of HTTP servers have it: the client left before an answer
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_INTERNAL = "/_internal/"
+
+
+class Gateway:
+    """Plain ASGI. CORS lies around it, the guard before it.
+
+    Attributes:
+        draining: no new request is begun.
+        in_flight: requests that are being answered.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: Registry, authenticator: Authenticator, internal: Internal, logbook: Logbook
+    ) -> None:
+        self.draining = False
+        self.received = self.handled = 0
+        self._registry, self._authenticator = registry, authenticator
+        self._internal, self._logbook = internal, logbook
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Use other settings from now on."""
+        self._settings = settings
+        self._hosts = HostCheck(settings)
+        self._prefix = settings.prefix
+        self._raw_prefix = settings.prefix.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, requestid.request_id(scope["headers"]))
+        self.received += 1
+        try:
+            await self._answer(exchange)
+        except FunctionsError as error:
+            await exchange.refuse(error)
+        except ClientGone:
+            exchange.code = "CLIENT_CLOSED"
+        except Broken:
+            exchange.code = exchange.code or "WORKER_ERROR"
+            # Returning without the last piece makes the server close the connection.
+        finally:
+            self.handled += 1
+            self._log(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        scope = exchange.scope
+        self._hosts.check(scope["headers"])
+        inner = self._inner_path(scope)
+        if inner is None:
+            raise NotFound
+        if inner.startswith(_INTERNAL) and not exchange.is_socket:
+            await self._internal.answer(exchange, inner, self)
+            return
+        function, deployment, rest = self._find(inner)
+        if self.draining:
+            raise ShuttingDown
+        exchange.function = function.name
+        identity = await self._identify(function, scope)
+        head = self._head(exchange, identity, function, rest)
+        if exchange.is_socket:
+            await carry(exchange, deployment, head, identity.subprotocol)
+        else:
+            await dispatch(exchange, function, deployment, head)
+
+    def _inner_path(self, scope: Scope) -> str | None:
+        """The raw path below the prefix, which functions and internal pages share; None: outside."""
+        raw: bytes = scope.get("raw_path") or b""
+        path = raw.decode("latin-1")
+        if path.startswith(_INTERNAL) and not path.startswith(self._prefix + _INTERNAL):
+            return path
+        if self._prefix and not path.startswith(self._prefix + "/"):
+            return None
+        return path[len(self._prefix) :]
+
+    def _find(self, inner: str) -> tuple[Function, Deployment, str]:
+        """The function and the raw path behind its name. The name is compared undecoded."""
+        name, slash, rest = inner[1:].partition("/")
+        found = self._registry.get(name)
+        if found is None:
+            raise NotFound
+        return (*found, slash + rest)
+
+    async def _identify(self, function: Function, scope: Scope) -> Identity:
+        checked = function.verify_jwt and self._settings.verify_jwt is not False
+        if not checked or PREFLIGHT in scope:
+            return Identity({}, scope)
+        return await self._authenticator.identify(scope)
+
+    def _head(self, exchange: Exchange, identity: Identity, function: Function, rest: str) -> frames.Head:
+        scope = identity.scope
+        limit = function.limits.timeout_s
+        return frames.Head(
+            kind=scope["type"],
+            request_id=exchange.request_id,
+            generation="",  # told when it is clear which one serves
+            method=scope.get("method", "GET"),
+            path=scope["path"][len(self._prefix) :],
+            raw_path=f"/{function.name}{rest}".encode("latin-1"),
+            query=scope["query_string"],
+            headers=scope["headers"],
+            root_path=self._prefix,
+            scheme=scope["scheme"],
+            http_version=scope["http_version"],
+            client=scope.get("client"),
+            server=scope.get("server"),
+            traceparent=_traceparent(scope),
+            deadline=time.monotonic() + limit if limit else 0.0,
+            claims=identity.claims,
+            subprotocols=scope.get("subprotocols", []),
+        )
+
+    def _log(self, exchange: Exchange) -> None:
+        scope = exchange.scope
+        self._logbook.request(
+            "WS" if exchange.is_socket else scope["method"],
+            scope["path"],
+            exchange.function,
+            exchange.status or _CLIENT_CLOSED,
+            exchange.code,
+            exchange.ms,
+            exchange.request_id,
+        )
+
+    def forwards_preflight(self, path: str) -> bool:
+        """Whether the function behind a path answers CORS itself."""
+        name = path.removeprefix(self._prefix)[1:].split("/", 1)[0]
+        found = self._registry.get(name)
+        return found is not None and found[0].cors == "function"
+
+
+def _traceparent(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            return value.decode() if _TRACEPARENT.fullmatch(value) else ""
+    return ""

@@ -1,0 +1,112 @@
+"""One function through its generations."""
+
+from __future__ import annotations
+
+import asyncio
+
+from runtime.errors import BootError
+from runtime.gateway.generation import Generation
+from runtime.gateway.pool import Pool, State
+from runtime.gateway.worker import BootFailure, Services
+
+
+class Deployment:
+    """What serves a function now, and what shall serve it next.
+
+    A new generation takes over when it is ready, and the old one drains. One that does
+    not boot leaves the old one serving.
+
+    Attributes:
+        slot: number of the function, for its unprivileged user.
+        wanted: the newest generation; it may not be the one that serves.
+        failure: why the newest generation does not boot; empty: it does.
+    """
+
+    def __init__(self, name: str, slot: int, services: Services, drain_s: float) -> None:
+        self.name, self.slot = name, slot
+        self.wanted: Generation | None = None
+        self.failure = ""
+        self._services, self._drain_s = services, drain_s
+        self._pool: Pool | None = None
+        self._rolling: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.settled = asyncio.Event()
+
+    @property
+    def state(self) -> State:
+        return self._pool.state if self._pool is not None else "booting"
+
+    @property
+    def pool(self) -> Pool:
+        """The pool that takes requests.
+
+        Raises:
+            BootError: there is none yet.
+        """
+        if self._pool is None:
+            raise BootError
+        return self._pool
+
+    def roll(self, generation: Generation) -> None:
+        """Make `generation` the one that serves, in the background."""
+        self.wanted = generation
+        self.settled.clear()
+        if self._rolling is not None:
+            self._rolling.cancel()  # a newer save overtakes one that is still booting
+        self._rolling = asyncio.get_running_loop().create_task(self._roll(generation))
+
+    async def _roll(self, generation: Generation) -> None:
+        old = self._pool
+        first = old is None or not old.workers
+        pool = Pool(generation, self.slot, self._services)
+        pool.on_failure = lambda failure: self._on_failure(pool, failure)
+        if first:
+            self._pool = pool  # nothing serves: requests had better wait for the new one
+            self._retire(old)
+        try:
+            await pool.start()
+        except BootFailure:
+            if not first:
+                self._retire(pool)
+        except asyncio.CancelledError:
+            if self._pool is not pool:
+                self._retire(pool)
+            raise
+        else:
+            self.failure = ""
+            if not first:
+                self._pool = pool
+                self._retire(old)
+            self._announce(pool, first)
+        self.settled.set()
+
+    def _announce(self, pool: Pool, first: bool) -> None:
+        if not first and pool.workers:
+            ms = pool.workers[0].boot_ms
+            self._services.logbook.tell(f"reloaded in {ms:.0f} ms", function=self.name)
+
+    def _on_failure(self, pool: Pool, failure: BootFailure) -> None:
+        self.failure = str(failure)
+        kept = "; the previous version keeps serving" if self._pool is not pool else ""
+        text = f"{failure.detail or failure}\n".rstrip() + f"\n→ {self.name} did not start{kept}"
+        self._services.logbook.tell(text, level="error", function=self.name)
+
+    def _retire(self, pool: Pool | None) -> None:
+        if pool is None or pool.state == "draining":
+            return
+        task = asyncio.get_running_loop().create_task(pool.close(self._drain_s, "reload"))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def meet_engine(self) -> None:
+        if self._pool is not None:
+            self._pool.meet_engine()
+
+    async def close(self, seconds: float, reason: str) -> None:
+        """End every worker of every generation."""
+        if self._rolling is not None:
+            self._rolling.cancel()
+        if self._pool is not None and self._pool.state != "draining":
+            await self._pool.close(seconds, reason)
+        if self._closing:
+            await asyncio.wait(set(self._closing), timeout=seconds)

@@ -1,0 +1,175 @@
+"""From a request to a worker and back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from runtime import frames
+from runtime.errors import (
+    ChannelClosed,
+    FunctionsError,
+    IdleTimeout,
+    Reported,
+    ShuttingDown,
+    WorkerError,
+)
+from runtime.gateway.deployment import Deployment
+from runtime.gateway.exchange import Exchange
+from runtime.gateway.feed import ClientGone, Feed
+from runtime.gateway.pool import Pool
+from runtime.gateway.worker import ResponseStream, Worker
+from runtime.project.settings import Function
+
+
+class Broken(Exception):
+    """The response cannot be completed: the connection must not end as if it were."""
+
+
+class NotAccepted(Exception):
+    """The worker went before it began with the request."""
+
+
+async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
+    """A slot of whichever generation serves when it is the request's turn.
+
+    Raises:
+        HostError: overloaded, failed to boot, or shutting down.
+    """
+    while True:
+        pool = deployment.pool
+        try:
+            return pool, await pool.acquire()
+        except ShuttingDown:
+            if deployment.pool is pool:
+                raise
+
+
+async def connection(pool: Pool, worker: Worker) -> ResponseStream:
+    """A connection to a leased worker: a kept one, or a new one."""
+    while worker.idle:
+        stream = worker.idle.pop()
+        if not stream.closed:
+            return stream
+    try:
+        return await worker.open()
+    except (OSError, ChannelClosed) as error:
+        pool.discard(worker)
+        raise NotAccepted from error
+
+
+def addressed(head: frames.Head, pool: Pool, feed: Feed | None = None) -> frames.Head:
+    """The head for the generation that it goes to."""
+    more = feed is not None and feed.expects_body
+    return msgspec.structs.replace(head, generation=pool.generation.name, more=more)
+
+
+async def dispatch(exchange: Exchange, function: Function, deployment: Deployment, head: frames.Head) -> None:
+    """Have a worker answer the request.
+
+    A worker that dies before it accepts the request costs nothing: another gets it, once.
+    With `retry = "idempotent"` the same holds after accepting, until the response begins.
+
+    Raises:
+        FunctionsError: to be answered by the host, if nothing was sent yet.
+        Broken: the response had begun.
+        ClientGone: there is nobody to answer.
+    """
+    feed = Feed(exchange.scope, exchange.receive, int(function.limits.max_body_mb * 1_000_000))
+    keeps = function.retry == "idempotent"
+    for last in (False, True):
+        pool, worker = await lease(deployment)
+        relay = Relay(exchange, feed, keeps_body=keeps)
+        try:
+            stream = await connection(pool, worker)
+            await relay.run(stream, addressed(head, pool, feed), function.limits.idle_s)
+            return
+        except NotAccepted:
+            pool.discard(worker)
+            if last:
+                raise WorkerError from None
+        finally:
+            pool.release(worker, relay.reusable)
+    raise AssertionError
+
+
+class Relay:
+    """One request over one connection to a worker.
+
+    Attributes:
+        reusable: the connection, once it has carried the whole of the request.
+    """
+
+    def __init__(self, exchange: Exchange, feed: Feed, *, keeps_body: bool) -> None:
+        self._exchange, self._feed = exchange, feed
+        self._keeps_body = keeps_body
+        self._accepted = False
+        self._idle: IdleTimeout | None = None
+        self.reusable: ResponseStream | None = None
+
+    async def run(self, stream: ResponseStream, head: frames.Head, idle_s: float) -> None:
+        """Send the request and relay what comes back.
+
+        Raises:
+            NotAccepted: the worker went before it began.
+        """
+        loop = asyncio.get_running_loop()
+        stream.send(head)
+        pouring = loop.create_task(self._feed.pour(stream))
+        timer = loop.call_later(idle_s, self._expire, stream, idle_s) if idle_s else None
+        try:
+            await self._until_start(stream, timer)
+            await self._rest(stream)
+            if not self._feed.more:
+                self.reusable = stream
+        except ChannelClosed:
+            raise self._reason() from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+            pouring.cancel()
+            if self.reusable is None:
+                stream.abort()
+
+    async def _until_start(self, stream: ResponseStream, timer: asyncio.TimerHandle | None) -> None:
+        while True:
+            match await stream.receive():
+                case frames.Accepted():
+                    self._accepted = self._exchange.accepted = True
+                    self._feed.accepted(keep=self._keeps_body)
+                case frames.Start(status, headers):
+                    if timer is not None:
+                        timer.cancel()
+                    self._feed.accepted()
+                    await self._exchange.start(status, headers)
+                    return
+                case frames.Failure(code, message):
+                    self.reusable = None if self._feed.more else stream
+                    raise Reported(code, message)
+
+    async def _rest(self, stream: ResponseStream) -> None:
+        while True:
+            frame = await stream.receive()
+            if not isinstance(frame, frames.Body):
+                raise Broken  # the handler failed after its response had begun
+            await self._exchange.body(frame.data, frame.more)
+            if not frame.more:
+                return
+
+    def _expire(self, stream: ResponseStream, idle_s: float) -> None:
+        self._idle = IdleTimeout(f"The function sent no response within {idle_s:g} s (idle_s)")
+        stream.abort()
+
+    def _reason(self) -> Exception:
+        """Why the connection to the worker closed."""
+        failure: FunctionsError | ClientGone | None = self._idle or self._feed.failure
+        if isinstance(failure, ClientGone):
+            return failure
+        if self._exchange.status:
+            return Broken()
+        if failure is not None:
+            return failure
+        if not self._accepted or (self._keeps_body and self._feed.replayable):
+            return NotAccepted()
+        return WorkerError()

@@ -1,0 +1,67 @@
+"""Asking the supervisor for workers, and learning of their end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+from runtime import frames
+from runtime.channel import Door
+from runtime.errors import BootError
+
+
+class Process:
+    """A worker's process. `exited` resolves to its exit status when it has ended."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = 0
+        self.forked: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[int] = loop.create_future()
+
+
+class Forker:
+    """The gateway's side of `Fork`, `Forked`, `Exited` and `Kill`."""
+
+    def __init__(self, door: Door[Any]) -> None:
+        self._door = door
+        self._tokens = itertools.count(1)
+        self._forking: dict[int, Process] = {}
+        self._living: dict[int, Process] = {}
+
+    async def fork(self, function: str, slot: int, fds: list[int]) -> Process:
+        """A new process for `function`, holding `fds` (its control socket and its log).
+
+        Raises:
+            BootError: the system refused.
+        """
+        token, process = next(self._tokens), Process()
+        self._forking[token] = process
+        self._door.send(frames.Fork(token, function, slot), fds)
+        await process.forked
+        if not process.pid:
+            raise BootError
+        return process
+
+    def kill(self, process: Process) -> None:
+        """End a process and what it started, now."""
+        if process.pid and not process.exited.done():
+            self._door.send(frames.Kill(process.pid))
+
+    def on_forked(self, frame: frames.Forked) -> None:
+        process = self._forking.pop(frame.token, None)
+        if process is None:
+            return
+        process.pid = frame.pid
+        if frame.pid:
+            self._living[frame.pid] = process
+        else:
+            process.exited.set_result(1)
+        if not process.forked.done():
+            process.forked.set_result(None)
+
+    def on_exited(self, frame: frames.Exited) -> None:
+        process = self._living.pop(frame.pid, None)
+        if process is not None and not process.exited.done():
+            process.exited.set_result(frame.status)

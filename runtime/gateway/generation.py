@@ -1,0 +1,52 @@
+"""One version of one function: its files, its environment, its limits."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import msgspec
+
+from runtime.project.settings import Function
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is booted from. Two that are equal behave alike.
+
+    Attributes:
+        name: digest of the files, with a count where only the environment changed.
+        archive: the snapshot as `msgpack({path: bytes})`.
+        entrypoint: the entry file's path inside the snapshot.
+    """
+
+    name: str
+    function: Function
+    archive: bytes
+    directory: str
+    entrypoint: str
+    environ: dict[str, str]
+
+    def same_as(self, other: Generation) -> bool:
+        """Nothing that a worker could notice differs."""
+        return (self.archive, self.environ, self.function, self.entrypoint) == (
+            other.archive,
+            other.environ,
+            other.function,
+            other.entrypoint,
+        )
+
+    def __repr__(self) -> str:
+        return f"Generation({self.function.name}, {self.name})"
+
+
+def archive_file(archive: bytes) -> int:
+    """The archive as a descriptor that many workers can read at once."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("snapshot", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    view = memoryview(archive)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd

@@ -1,0 +1,117 @@
+"""What the server tells: one line per request, per function's print, per event of its own.
+
+Three looks of the same records: coloured for a terminal, plain for a pipe or a file, JSON
+for a collector. No line carries a query string, a header or a body.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+Look = Literal["color", "plain", "json"]
+
+_DIM, _RED, _GREEN, _YELLOW, _CYAN, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[0m"
+_LEVEL_COLOR = {"error": _RED, "critical": _RED, "warning": _YELLOW, "debug": _DIM}
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)}
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One record, as JSON shows it."""
+
+    time: str
+    level: str
+    message: str
+    function: str = ""
+    request_id: str = ""
+    worker: int = 0
+
+
+class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One request, as JSON shows it."""
+
+    time: str
+    level: str = "info"
+    event: str = "request"
+    method: str
+    path: str
+    function: str = ""
+    status: int
+    code: str = ""
+    ms: float
+    request_id: str
+
+
+class Logbook:
+    """Formats records and hands them on.
+
+    Args:
+        look: how lines appear.
+        write: takes one finished line.
+    """
+
+    def __init__(self, look: Look, write: Callable[[str], None]) -> None:
+        self._look, self._write = look, write
+        self._second, self._stamp = 0, ""
+        self._json = msgspec.json.Encoder()
+
+    def tell(
+        self, message: str, *, level: str = "info", function: str = "", request_id: str = "", worker: int = 0
+    ) -> None:
+        """An event, or what a function printed."""
+        if self._look == "json":
+            record = Line(
+                time=self._now(), level=level, message=message, function=function, request_id=request_id, worker=worker
+            )
+            self._write(self._json.encode(record).decode())
+            return
+        message = message.rstrip("\n").translate(_CONTROL)
+        if self._look == "plain":
+            where = f" {function}" if function else ""
+            request = f" [{request_id}]" if request_id else ""
+            self._write(f"{self._now()} {level.upper():<7}{where}{request} {message}")
+            return
+        color = _LEVEL_COLOR.get(level, "")
+        where = f"{_CYAN}{function}{_RESET} " if function else ""
+        text = f"{color}{message}{_RESET}" if color else message
+        self._write(f"{_DIM}{self._now()[11:19]}{_RESET} {where}{text}")
+
+    def request(
+        self, method: str, path: str, function: str, status: int, code: str, ms: float, request_id: str
+    ) -> None:
+        """The access line of one request."""
+        path = path.translate(_CONTROL).replace("\n", "\\n").replace("\t", "\\t")
+        if self._look == "json":
+            record = Access(
+                time=self._now(), method=method, path=path, function=function, status=status, code=code,
+                ms=round(ms, 2), request_id=request_id,
+            )  # fmt: skip
+            self._write(self._json.encode(record).decode())
+            return
+        because = f" {code}" if code else ""
+        if self._look == "plain":
+            self._write(f"{self._now()} REQUEST {status} {method} {path} {ms:.1f}ms [{request_id}]{because}")
+            return
+        color = _GREEN if status < 400 else _YELLOW if status < 500 else _RED
+        self._write(
+            f"{_DIM}{self._now()[11:19]}{_RESET} {color}{status}{_RESET} {method} {path} "
+            f"{_DIM}{ms:.1f} ms{_RESET}{color}{because}{_RESET}"
+        )
+
+    def raw(self, text: str) -> None:
+        """Text for people, unless the log is for machines."""
+        if self._look == "json":
+            self.tell(text)
+        else:
+            self._write(text)
+
+    def _now(self) -> str:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._stamp}.{int((now - second) * 1000):03d}Z"

@@ -1,0 +1,201 @@
+"""The gateway's process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import msgspec
+import uvloop
+
+from runtime import frames, process
+from runtime.channel import Door
+from runtime.errors import UsageError
+from runtime.gateway import server
+from runtime.gateway.app import Gateway
+from runtime.gateway.auth import Authenticator
+from runtime.gateway.banner import banner
+from runtime.gateway.cors import CorsMiddleware
+from runtime.gateway.engine import Engine
+from runtime.gateway.forker import Forker
+from runtime.gateway.guard import guarded
+from runtime.gateway.internal import Internal
+from runtime.gateway.jwks import JwksSource
+from runtime.gateway.logbook import Logbook, Look
+from runtime.gateway.outlet import Outlet
+from runtime.gateway.registry import Registry
+from runtime.gateway.reload import saves
+from runtime.gateway.worker import Services
+from runtime.project.load import load
+from runtime.project.settings import Keys, Options, Project
+
+_CATALOG_WAIT_S = 5.0
+
+_decoder = msgspec.msgpack.Decoder(frames.SupervisorToGateway)
+
+
+def main(fd: int) -> int:
+    """Serve until the supervisor says to stop; the exit status."""
+    process.become("gateway")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor's business; it tells us
+    door: Door[Any] = Door(socket.socket(fileno=fd), _decoder)
+    [(boot, fds), *early] = door.wait()
+    assert isinstance(boot, frames.GatewayBoot)
+    options = msgspec.json.decode(boot.options, type=Options)
+    try:
+        project = load(options, boot.environ)
+    except UsageError as error:
+        door.send(frames.Stopped(f"error: {error}", error.exit_code))
+        return error.exit_code
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Main(door, boot, options, project, socket.socket(fileno=fds[0])).run(early))
+
+
+class Main:
+    """Wires the gateway's parts together and follows the project's files."""
+
+    def __init__(
+        self, door: Door[Any], boot: frames.GatewayBoot, options: Options, project: Project, listener: socket.socket
+    ) -> None:
+        self._door, self._boot, self._options, self._project = door, boot, options, project
+        self._listener = listener
+        host, port = server.address(listener)
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        self._base = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+        self._port = port
+        self._outlet = Outlet(1)
+        self._logbook = Logbook(_look(project, boot), self._outlet.write)
+        self._forker = Forker(door)
+        self._engine = Engine(door, self._meet_engine, self._model_failed)
+        services = Services(self._forker, self._engine, self._logbook, project.settings.root)
+        self._registry = Registry(services, self._base)
+        self._jwks = _jwks(project.keys)
+        self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
+        internal = Internal(self._registry, self._authenticator, self._awaited)
+        self._gateway = Gateway(project.settings, self._registry, self._authenticator, internal, self._logbook)
+        self._server: server.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, early: list[tuple[Any, list[int]]]) -> int:
+        """Serve until drained."""
+        loop = asyncio.get_running_loop()
+        for frame, fds in early:
+            self._on_frame(frame, fds)
+        self._door.listen(loop, self._on_frame, lambda: os._exit(1))
+        settings = self._project.settings
+        app = CorsMiddleware(self._gateway, settings.cors, self._gateway.forwards_preflight)
+        protocol = guarded(settings.max_head_kb * 1024, settings.head_s, self._refused, settings.cors)
+        self._server = server.make(app, settings, protocol)
+        self._door.send(frames.Up(self._port))
+        self._spawn(self._boot_functions())
+        await self._server.serve(sockets=[self._listener])
+        await self._registry.close(settings.shutdown_s, "termination")
+        self._outlet.close()
+        return 0
+
+    async def _boot_functions(self) -> None:
+        """Boot everything, say when it is ready, then follow the files."""
+        watching = self._spawn(self._follow_files())
+        await self._registry_follows(self._project)
+        await self._registry.settled()
+        await self._engine.warm.wait()
+        if self._boot.restarts:
+            self._logbook.tell("the gateway is back")
+        else:
+            names = self._engine.preloaded
+            self._logbook.raw(banner(self._project, self._registry, self._base, names))
+        await watching
+
+    async def _registry_follows(self, project: Project) -> None:
+        """Functions are told which models there are, so the engine is asked first."""
+        try:
+            async with asyncio.timeout(_CATALOG_WAIT_S):
+                await self._engine.known.wait()
+        except TimeoutError:
+            self._logbook.tell("the engine does not answer; functions start without models", level="warning")
+        await self._registry.apply(project)
+
+    async def _follow_files(self) -> None:
+        async for _ in saves(self._project.settings.root, self._project.settings.env_file):
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            project = await asyncio.to_thread(load, self._options, self._boot.environ)
+        except UsageError as error:
+            self._logbook.tell(f"{error}\n→ the previous configuration stays in force", level="error")
+            return
+        before, self._project = self._project, project
+        for note in project.notes:
+            if note not in before.notes:
+                self._logbook.tell(note, level="warning")
+        if (project.keys, project.settings.auth) != (before.keys, before.settings.auth):
+            self._jwks = _jwks(project.keys)
+            self._authenticator.replace(project.keys, project.settings.auth, self._jwks)
+        self._gateway.configure(project.settings)
+        await self._registry.apply(project)
+
+    def _on_frame(self, frame: Any, fds: list[int]) -> None:
+        match frame:
+            case frames.Forked():
+                self._forker.on_forked(frame)
+            case frames.Exited():
+                self._forker.on_exited(frame)
+            case frames.EngineDoor():
+                self._engine.arrive(fds[0])
+            case frames.Drain():
+                self._drain()
+            case _:
+                raise AssertionError(f"a gateway is no place for {type(frame).__name__}")
+
+    def _drain(self) -> None:
+        self._gateway.draining = True
+        self._logbook.tell("shutting down: finishing what is in flight")
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def _meet_engine(self) -> None:
+        self._logbook.tell("the engine is back", level="warning")
+        self._registry.meet_engine()
+
+    def _model_failed(self, name: str, message: str) -> None:
+        self._logbook.tell(f"model {name}: {message}", level="error")
+
+    def _refused(self, status: int) -> None:
+        self._logbook.tell(f"refused a request head with status {status}", level="warning")
+
+    def _awaited(self) -> list[str]:
+        """What the server is not ready without."""
+        if not self._engine.known.is_set():
+            return ["the engine"]
+        awaited = [d.name for d in self._registry.deployments if not d.settled.is_set()]
+        return awaited if self._engine.warm.is_set() else [*awaited, "the models"]
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        """Run work beside the server; its failure ends the gateway, which is started again."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+            os._exit(1)
+
+
+def _look(project: Project, boot: frames.GatewayBoot) -> Look:
+    if project.settings.log_format == "auto":
+        return "color" if boot.color else "plain"
+    return project.settings.log_format
+
+
+def _jwks(keys: Keys) -> JwksSource | None:
+    if keys.jwks is None and keys.jwks_url is None:
+        return None
+    return JwksSource(keys.jwks_url, keys.jwks)

@@ -1,0 +1,137 @@
+"""Carrying a WebSocket between a client and a worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Message
+
+from runtime import frames
+from runtime.channel import MAX_FRAME
+from runtime.errors import ChannelClosed, Reported, WorkerError
+from runtime.gateway.deployment import Deployment
+from runtime.gateway.dispatch import NotAccepted, addressed, connection, lease
+from runtime.gateway.exchange import Exchange
+from runtime.gateway.worker import ResponseStream
+
+_SERVER_ERROR = 1011
+MAX_MESSAGE = MAX_FRAME - 1024
+"""Longest message in bytes, either way."""
+
+
+async def carry(exchange: Exchange, deployment: Deployment, head: frames.Head, subprotocol: str | None) -> None:
+    """Connect a WebSocket to a worker until one of them closes it.
+
+    Args:
+        subprotocol: what to echo when the function chooses none (it carried the token).
+
+    Raises:
+        FunctionsError: the handshake failed.
+    """
+    await exchange.receive()  # websocket.connect
+    for last in (False, True):
+        pool, worker = await lease(deployment)
+        try:
+            stream = await connection(pool, worker)
+            try:
+                await _Socket(exchange, stream, subprotocol).run(addressed(head, pool))
+            finally:
+                stream.abort()
+            return
+        except NotAccepted:
+            pool.discard(worker)
+            if last:
+                raise WorkerError from None
+        finally:
+            pool.release(worker, None)
+
+
+class _Socket:
+    def __init__(self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None) -> None:
+        self._exchange, self._stream, self._subprotocol = exchange, stream, subprotocol
+        self._open = False
+
+    async def run(self, head: frames.Head) -> None:
+        self._stream.send(head)
+        inbound: asyncio.Task[None] | None = None
+        try:
+            while True:
+                frame = await self._stream.receive()
+                if isinstance(frame, frames.SocketAccept):
+                    await self._accept(frame)
+                    inbound = asyncio.get_running_loop().create_task(self._inbound())
+                elif await self._outbound(frame):
+                    return
+        except ChannelClosed:
+            await self._lost()
+        finally:
+            if inbound is not None:
+                inbound.cancel()
+
+    async def _accept(self, frame: frames.SocketAccept) -> None:
+        self._open = True
+        self._exchange.status = 101
+        chosen = frame.subprotocol or self._subprotocol
+        headers = [*frame.headers, (b"sb-request-id", self._exchange.request_id.encode())]
+        await self._exchange.send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
+
+    async def _outbound(self, frame: frames.ResponseFrame) -> bool:
+        """Pass a frame on to the client; whether it was the last."""
+        match frame:
+            case frames.Accepted():
+                self._exchange.accepted = True
+            case frames.SocketMessage(text, data):
+                await self._exchange.send({"type": "websocket.send", "text": text, "bytes": data})
+            case frames.SocketClose(code, reason):
+                await self._close(code, reason)
+                return True
+            case frames.Start(status, headers):
+                self._exchange.status = status
+                await self._deny(status, headers)
+            case frames.Body(data, more):
+                message = {"type": "websocket.http.response.body", "body": data, "more_body": more}
+                await self._exchange.send(message)
+                return not more
+            case frames.Failure(code, message):
+                if not self._open:
+                    raise Reported(code, message)
+                self._exchange.code = code
+                await self._close(_SERVER_ERROR, "the function failed")
+                return True
+        return False
+
+    async def _deny(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._exchange.send(
+            {"type": "websocket.http.response.start", "status": status, "headers": headers}
+        )
+
+    async def _close(self, code: int, reason: str) -> None:
+        if not self._exchange.status:
+            self._exchange.status = 403
+        await self._exchange.send({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _lost(self) -> None:
+        """The worker went."""
+        if self._open:
+            self._exchange.code = "WORKER_ERROR"
+            await self._close(_SERVER_ERROR, "the function ended")
+        elif self._exchange.accepted:
+            raise WorkerError
+        else:
+            raise NotAccepted
+
+    async def _inbound(self) -> None:
+        """Pass the client's messages on, no faster than the worker takes them."""
+        while True:
+            message = await self._exchange.receive()
+            if message["type"] == "websocket.disconnect":
+                code = message.get("code") or 1005
+                self._stream.send(frames.SocketClose(code, message.get("reason") or ""))
+                self._stream.close()
+                return
+            self._stream.send(_frame(message))
+            await self._stream.drain()
+
+
+def _frame(message: Message) -> frames.SocketMessage:
+    return frames.SocketMessage(message.get("text"), message.get("bytes"))

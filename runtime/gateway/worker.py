@@ -1,0 +1,189 @@
+"""A worker, seen from the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runtime import frames
+from runtime.channel import Door, Stream, open_stream, socket_pair
+from runtime.errors import BootError
+from runtime.gateway.engine import Engine
+from runtime.gateway.forker import Forker, Process
+from runtime.gateway.functionlog import read_pipe
+from runtime.gateway.generation import Generation
+from runtime.gateway.logbook import Logbook
+
+_from_worker = msgspec.msgpack.Decoder(frames.WorkerFrame)
+_responses = msgspec.msgpack.Decoder(frames.ResponseFrame)
+_THREADS, _CONCURRENCY = 8, 100
+
+ResponseStream = Stream[frames.ResponseFrame]
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What every worker needs of the gateway."""
+
+    forker: Forker
+    engine: Engine
+    logbook: Logbook
+    root: str
+
+
+class BootFailure(Exception):
+    """A worker did not come up.
+
+    Attributes:
+        detail: the traceback, for the log alone.
+        crashed: its process ended without saying why.
+    """
+
+    def __init__(self, summary: str, detail: str = "", *, crashed: bool = False) -> None:
+        super().__init__(summary)
+        self.detail, self.crashed = detail, crashed
+
+
+class Worker:
+    """One process of a generation.
+
+    Attributes:
+        in_flight: requests it has now.
+        idle: connections to it that carry none.
+    """
+
+    def __init__(self, generation: Generation, slot: int, services: Services) -> None:
+        self.generation = generation
+        self.concurrency = generation.function.limits.concurrency or _CONCURRENCY
+        self.in_flight = 0
+        self.served = 0
+        self.idle: list[ResponseStream] = []
+        self.ready_at = 0.0
+        self.boot_ms = 0.0
+        self.dead = False
+        self._slot, self._services = slot, services
+        self._door: Door[frames.WorkerFrame] | None = None
+        self._process: Process | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_end: Callable[[Worker, str], None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def free(self) -> bool:
+        """It can take one more request."""
+        return self.in_flight < self.concurrency and not self.dead
+
+    async def boot(self, archive: int, on_end: Callable[[Worker, str], None]) -> None:
+        """Bring the process up; `on_end` is told if it ends after that.
+
+        Raises:
+            BootFailure: it ended, said why it cannot start, or took too long.
+        """
+        began = time.monotonic()
+        limit = self.generation.function.limits.boot_s or None
+        try:
+            async with asyncio.timeout(limit):
+                await self._start(archive)
+                await self._ready
+        except TimeoutError:
+            raise BootFailure(f"it was not ready within {limit:g} s (boot_s)") from None
+        except BootError as error:
+            raise BootFailure(error.message) from error
+        finally:
+            if not self._ready.done() or self._ready.cancelled() or self._ready.exception() is not None:
+                self.kill()
+        self.ready_at = time.monotonic()
+        self.boot_ms = (self.ready_at - began) * 1000
+        self._on_end = on_end
+
+    async def _start(self, archive: int) -> None:
+        services, function = self._services, self.generation.function
+        ours, theirs = socket_pair()
+        log_reader, log_writer = os.pipe()
+        self._door = Door(ours, _from_worker)
+        engine = services.engine.connect()
+        boot = frames.Boot(
+            function=function.name,
+            generation=self.generation.name,
+            directory=self.generation.directory,
+            entrypoint=self.generation.entrypoint,
+            environ=self.generation.environ,
+            models=services.engine.models,
+            model_folders=services.root,
+            threads=function.limits.concurrency or _THREADS,
+            engine=engine is not None,
+        )
+        # Sent before the process exists, so that it need not wait for it.
+        self._door.send(boot, [os.dup(archive)] + ([] if engine is None else [engine]))
+        self._door.listen(asyncio.get_running_loop(), self._on_frame, self._on_lost)
+        await read_pipe(log_reader, self._on_line)
+        self._process = await services.forker.fork(function.name, self._slot, [theirs.detach(), log_writer])
+        self._process.exited.add_done_callback(lambda exited: self._ended(exited.result()))
+
+    async def open(self) -> ResponseStream:
+        """A new connection to it."""
+        assert self._door is not None
+        ours, theirs = socket_pair()
+        self._door.send(frames.Connect(), [theirs.detach()])
+        return await open_stream(ours, lambda: Stream(_responses))
+
+    def meet_engine(self) -> None:
+        """A new engine is up: lead the worker to it."""
+        fd = self._services.engine.connect()
+        if fd is not None and self._door is not None:
+            self._door.send(frames.EngineAt(self._services.engine.models), [fd])
+
+    def drain(self, seconds: float, reason: str) -> None:
+        """Let it finish what is in flight, then end."""
+        if self._door is not None:
+            self._door.send(frames.Drain(seconds, reason))
+
+    async def gone(self) -> None:
+        """Wait for its end."""
+        if self._process is not None:
+            await asyncio.shield(self._process.exited)
+
+    def kill(self) -> None:
+        """End it now."""
+        self.dead = True
+        if self._process is not None:
+            self._services.forker.kill(self._process)
+        if self._door is not None:
+            self._door.close(asyncio.get_running_loop())
+        for stream in self.idle:
+            stream.abort()
+        self.idle.clear()
+
+    def _on_line(self, level: str, text: str, request_id: str) -> None:
+        name = self.generation.function.name
+        self._services.logbook.tell(text, level=level, function=name, request_id=request_id, worker=self.pid)
+
+    def _on_frame(self, frame: Any, fds: list[int]) -> None:
+        if self._ready.done():
+            return
+        match frame:
+            case frames.Ready():
+                if frame.threaded and self.generation.function.limits.concurrency is None:
+                    self.concurrency = _THREADS
+                self._ready.set_result(None)
+            case frames.BootFailed():
+                self._ready.set_exception(BootFailure(frame.message, frame.traceback))
+
+    def _on_lost(self) -> None:
+        """Its control socket closed: it is ending, whatever its status will be."""
+        self.dead = True
+
+    def _ended(self, status: int) -> None:
+        how = f"status {status}" if status >= 0 else f"signal {-status}"
+        self.kill()
+        if not self._ready.done():
+            self._ready.set_exception(BootFailure(f"its process ended while starting ({how})", crashed=True))
+        elif self._on_end is not None:
+            self._on_end(self, how)

@@ -1,0 +1,77 @@
+"""What a process asks of the kernel about itself.
+
+Linux is production: there every call does what it says. Elsewhere the calls that have no
+counterpart do nothing, and the control connection's end is what stops a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+LINUX = sys.platform == "linux"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    if _libc is not None:
+        _libc.prctl(option, argument, 0, 0, 0)
+
+
+def die_with_parent(expected_parent: int | None = None) -> None:
+    """Be killed when the parent dies; leave now if it is gone already.
+
+    A change of user clears this setting, so it is asked for after one.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if LINUX and expected_parent is not None and os.getppid() != expected_parent:
+        os._exit(1)
+
+
+def hide_memory() -> None:
+    """Keep other processes of the same user away from our memory and environment."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def renounce_privileges() -> None:
+    """Let no program that we start gain rights that we do not have (setuid, file capabilities)."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def name_process(name: str) -> None:
+    """The name that `ps` and `top` show; at most 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def become(role: str) -> None:
+    """The start of every process that the supervisor spawns.
+
+    It lives and dies with the supervisor, hides its memory, and leaves Ctrl-C to the
+    supervisor, which ends everybody in order.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    name_process(f"fn-{role}")
+    hide_memory()
+    die_with_parent()
+
+
+def be_nice(increment: int) -> None:
+    """Lower our priority; where that is not allowed, go on."""
+    try:
+        os.nice(increment)
+    except OSError:
+        pass

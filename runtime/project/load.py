@@ -1,0 +1,149 @@
+"""A project as it is on disk: the one way in.
+
+Flags win over the environment, that over `supabase/config.toml`, that over the defaults.
+Nothing is written but the local signing secret, on first use and on loopback only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Mapping
+
+from runtime.errors import EnvFileError, UsageError
+from runtime.project.config import PATH, Config, read_config
+from runtime.project.discovery import find_functions
+from runtime.project.envfile import read_env_file, without_reserved
+from runtime.project.environment import DATABASE_URL, PRIVILEGED, own_environment
+from runtime.project.keys import load_keys
+from runtime.project.settings import AI, Function, Options, Project, Settings
+
+ENV_FILE = os.path.join("supabase", "functions", ".env")
+
+
+def find_root(start: str) -> str:
+    """The nearest folder at or above `start` that holds `supabase/` or `functions/`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    start = folder = os.path.abspath(start)
+    while True:
+        if _is_root(folder):
+            return folder
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            raise UsageError(
+                "neither this folder nor one above it holds functions/ or supabase/",
+                where=start,
+                remedy="start a project here with `functions new hello`, or name one with --root",
+            )
+        folder = parent
+
+
+def _is_root(folder: str) -> bool:
+    if os.path.isdir(os.path.join(folder, "supabase")):
+        return True
+    # `supabase/functions` belongs to the project around it.
+    inside = os.path.basename(folder) == "supabase"
+    return not inside and os.path.isdir(os.path.join(folder, "functions"))
+
+
+def load(options: Options, environ: Mapping[str, str]) -> Project:
+    """Read the project at `options.root`.
+
+    A function's own mistakes (its code, its `.env`) do not stop the others: they show when
+    it is started.
+
+    Raises:
+        ConfigError: `supabase/config.toml`, or two functions of the same name.
+        EnvFileError: the env file of the project.
+        KeysError: the signing secret or a key.
+        UsageError: a flag.
+    """
+    root = os.path.abspath(options.root)
+    if not os.path.isdir(root):
+        raise UsageError("there is no such folder", where=root, remedy="check --root")
+    config = read_config(root, environ)
+    settings = _settings(root, options, config)
+    environment, skipped = _environment(settings.env_file, config, environ)
+    functions, ignored = find_functions(root, config)
+    return Project(
+        settings=settings,
+        functions=functions,
+        environment=environment,
+        keys=load_keys(root, environ, loopback=is_loopback(settings.host)),
+        notes=tuple(
+            dict.fromkeys((*config.notes, *skipped, *ignored, *_own_notes(functions.values(), environment)))
+        ),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _settings(root: str, options: Options, config: Config) -> Settings:
+    if options.port is not None and not 0 <= options.port <= 65535:
+        raise UsageError(
+            f"{options.port} is no port number", where="--port", remedy="use one from 0 to 65535"
+        )
+    if options.host == "":
+        raise UsageError(
+            "is empty", where="--host", remedy="use 127.0.0.1, or 0.0.0.0 to serve every network"
+        )
+    said = {"host": options.host, "port": options.port, "verify_jwt": options.verify_jwt}
+    if options.log_format != "auto":
+        said["log_format"] = options.log_format
+    given = config.settings | {key: value for key, value in said.items() if value is not None}
+    given["host"] = given.get("host", "127.0.0.1").strip("[]")
+    given["ai"] = _with_absolute_store(root, given["ai"])
+    return Settings(**given, root=root, env_file=_env_file(root, options))
+
+
+def _with_absolute_store(root: str, ai: AI) -> AI:
+    if not ai.models_dir:
+        return ai
+    models_dir = os.path.join(root, os.path.expanduser(ai.models_dir))
+    return AI(models_dir=os.path.normpath(models_dir), preload=ai.preload, threads=ai.threads)
+
+
+def _env_file(root: str, options: Options) -> str | None:
+    if options.env_file is not None:
+        return os.path.abspath(options.env_file)
+    default = os.path.join(root, ENV_FILE)
+    return default if os.path.lexists(default) else None
+
+
+def _environment(
+    env_file: str | None, config: Config, environ: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """What functions may see of the project, and notes about the names that were skipped."""
+    configured, notes = without_reserved(config.secrets, f"{PATH}: edge_runtime.secrets")
+    from_file: dict[str, str] = {}
+    if env_file is not None:
+        from_file, skipped = without_reserved(read_env_file(env_file), env_file)
+        notes += skipped
+    database = environ.get(DATABASE_URL)
+    return configured | from_file | ({DATABASE_URL: database} if database else {}), notes
+
+
+def _own_notes(functions: Iterable[Function], environment: Mapping[str, str]) -> list[str]:
+    notes = []
+    for function in functions:
+        own: Mapping[str, str] = {}
+        try:
+            own, skipped = own_environment(function)
+            notes += skipped
+        except EnvFileError as error:
+            notes.append(str(error))
+        for name in function.secrets or ():
+            if name not in environment and name not in own and name not in PRIVILEGED:
+                notes.append(f'functions.{function.name}.secrets names "{name}", which is set nowhere')
+    return notes

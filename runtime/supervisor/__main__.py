@@ -1,0 +1,20 @@
+"""`python -m runtime.supervisor FD`: FD holds the plan."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from runtime.supervisor.plan import Plan
+from runtime.supervisor.supervisor import Supervisor
+
+
+def main() -> int:
+    with os.fdopen(int(sys.argv[1]), "rb") as file:
+        plan = msgspec.json.decode(file.read(), type=Plan)
+    return Supervisor(plan).run()
+
+
+sys.exit(main())

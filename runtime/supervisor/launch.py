@@ -1,0 +1,121 @@
+"""From the command line to the supervisor: bind, then become process 0."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import NoReturn
+
+import msgspec
+
+from runtime.errors import StartError
+from runtime.project.settings import Options, Project, Settings
+from runtime.supervisor.plan import Plan
+
+UID_BASE = 55_000
+"""As root, workers run as users 55000 and up, one per function; no distribution uses these."""
+
+_BACKLOG = 2048
+_DEFAULT_MODEL = "gte-small"
+
+# What the processes of the host may see of the shell's environment. Functions see none of it.
+_KEPT = (
+    "PATH HOME LANG LC_ALL TZ TMPDIR XDG_DATA_HOME SSL_CERT_FILE SSL_CERT_DIR NO_COLOR FORCE_COLOR TERM "
+    "WATCHFILES_FORCE_POLLING HF_HOME HF_ENDPOINT HF_HUB_OFFLINE LD_LIBRARY_PATH"
+).split()
+
+
+def launch(project: Project, options: Options, environ: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the supervisor, serving `project`.
+
+    Raises:
+        StartError: the address cannot be bound, or the platform cannot run workers.
+    """
+    if sys.platform == "win32":
+        raise StartError(
+            "the server does not run on Windows itself", remedy="run it under WSL2, or in Docker"
+        )
+    listener = bind(project.settings)
+    plan = Plan(
+        sockets=(listener.fileno(),),
+        options=msgspec.json.encode(options),
+        environ=dict(environ),
+        shutdown_s=project.settings.shutdown_s,
+        models_dir=project.settings.ai.models_dir,
+        preload=_preload(project),
+        engine_threads=project.settings.ai.threads,
+        uid_base=UID_BASE if os.geteuid() == 0 else 0,
+        color=_wants_color(environ),
+    )
+    kept = {name: environ[name] for name in _KEPT if name in environ}
+    descriptor = _inheritable_file(msgspec.json.encode(plan))
+    listener.set_inheritable(True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-I", "-m", "runtime.supervisor", str(descriptor)], kept)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket. It accepts from now on; what arrives waits for the gateway.
+
+    Raises:
+        StartError: the port is taken or the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _bind_error(error, settings) from error
+    return listener
+
+
+def _bind_error(error: OSError, settings: Settings) -> StartError:
+    address = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            f"port {settings.port} is taken",
+            where=address,
+            remedy="choose another with --port, or stop what uses it (another `functions serve`, or a "
+            "running Supabase: `supabase stop`)",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StartError(
+            f"not allowed to listen on port {settings.port}",
+            where=address,
+            remedy="choose a port above 1023 with --port",
+        )
+    return StartError(
+        f"cannot listen here: {error.strerror or error}",
+        where=address,
+        remedy="give an address of this machine with --host",
+    )
+
+
+def _preload(project: Project) -> tuple[str, ...]:
+    configured = project.settings.ai.preload
+    if configured is not None:
+        return configured
+    return (project.environment.get("EMBEDDING_MODEL") or _DEFAULT_MODEL,)
+
+
+def _wants_color(environ: Mapping[str, str]) -> bool:
+    return sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def _inheritable_file(data: bytes) -> int:
+    """An unnamed file that survives the exec, with the offset at its start."""
+    file = tempfile.TemporaryFile(buffering=0)
+    file.write(data)
+    file.seek(0)
+    descriptor = os.dup(file.fileno())
+    file.close()
+    os.set_inheritable(descriptor, True)
+    return descriptor

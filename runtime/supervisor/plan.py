@@ -1,0 +1,28 @@
+"""What the command line hands to the supervisor across the exec."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the supervisor needs; it reads no file of the project itself.
+
+    Attributes:
+        sockets: descriptors of the listening sockets, inherited.
+        options: JSON of `project.settings.Options`, for the gateway.
+        environ: the environment of the person's shell, for the gateway alone.
+        shutdown_s: how long requests in flight may take after SIGTERM.
+        uid_base: first of the unprivileged users for workers; 0: workers keep our user.
+        color: standard error is a terminal that shows colours.
+    """
+
+    sockets: tuple[int, ...]
+    options: bytes
+    environ: dict[str, str]
+    shutdown_s: float = 10
+    models_dir: str = ""
+    preload: tuple[str, ...] = ()
+    engine_threads: int = 0
+    uid_base: int = 0
+    color: bool = False

@@ -1,0 +1,372 @@
+"""Process 0: owns the listening socket and every other process, and does nothing else.
+
+It is single-threaded and has no event loop, imports next to nothing, and touches no
+request: so it has no reason to fail. It starts the engine, the template and the gateway,
+passes descriptors between them, starts again what dies, reaps everything (it is a
+subreaper and safe as PID 1) and on a signal ends everybody in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runtime import frames
+from runtime.channel import Door, socket_pair
+from runtime.errors import ChannelClosed, FrameError
+from runtime.process import adopt_orphans, hide_memory, name_process
+from runtime.supervisor import proctable
+from runtime.supervisor.backoff import Backoff
+from runtime.supervisor.plan import Plan
+
+CHILD_FD = 3
+_GRACE_S = 3.0  # on top of the plan's shutdown_s, before everything is killed
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Child:
+    """One of the three processes that are always there."""
+
+    def __init__(self, role: str, module: str, decoder: Any, environ: dict[str, str]) -> None:
+        self.role, self.module, self.environ = role, module, environ
+        self.decoder = decoder
+        self.backoff = Backoff()
+        self.pid = 0
+        self.door: Door[Any] | None = None
+        self.started = 0.0
+        self.restarts = -1
+
+    def spawn(self) -> Door[Any]:
+        """Start the process in a session of its own, holding one end of a new door."""
+        ours, theirs = socket_pair()
+        self.pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-m", self.module, "--fd", str(CHILD_FD)],
+            self.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHILD_FD)],
+            setsid=True,
+            setsigmask=[],
+        )
+        theirs.close()
+        self.door = Door(ours, self.decoder)
+        self.started = time.monotonic()
+        self.restarts += 1
+        return self.door
+
+    def send(self, frame: Any, fds: list[int] | None = None) -> None:
+        """Send a frame, if the process is there to read it."""
+        if self.door is None:
+            for fd in fds or ():
+                os.close(fd)
+        else:
+            self.door.send(frame, fds or ())
+
+
+def _decoder(union: Any) -> Any:
+    return msgspec.msgpack.Decoder(union)
+
+
+class Supervisor:
+    """The process tree.
+
+    Args:
+        plan: what the command line decided.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._sockets = [socket.socket(fileno=fd) for fd in plan.sockets]
+        environ = dict(os.environ)
+        self._gateway = Child("gateway", "runtime.gateway", _decoder(frames.GatewayToSupervisor), environ)
+        self._engine = Child("engine", "runtime.engine", _decoder(frames.Ready), environ)
+        self._template = Child("template", "runtime.worker.template", _decoder(frames.TemplateToSupervisor), {})
+        self._children = (self._engine, self._template, self._gateway)
+        self._workers: set[int] = set()
+        self._departed: dict[int, int] = {}  # ended before the template told us their pid
+        self._forks: dict[int, tuple[frames.Fork, list[int]]] = {}
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._selector = selectors.DefaultSelector()
+        self._temp = ""
+        self._exit_code = 0
+        self._stopping = False
+        self._done = False
+
+    # life
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit status."""
+        name_process("fn-supervisor")
+        hide_memory()
+        adopt_orphans()
+        self._temp = tempfile.mkdtemp(prefix="functions-")
+        os.chmod(self._temp, 0o711)  # workers of other users pass through, and list nothing
+        with self._signals():
+            try:
+                for child in self._children:
+                    self._start(child)
+                while not self._done:
+                    self._turn()
+            finally:
+                self._end_everything()
+        return self._exit_code
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        due = [timer for timer in self._timers if timer[0] <= now]
+        self._timers = [timer for timer in self._timers if timer[0] > now]
+        for _, action in due:
+            action()
+        for child in self._children:
+            self._watch_writable(child)
+        wait = min((timer[0] - now for timer in self._timers), default=None)
+        for key, _ in self._selector.select(None if wait is None else max(wait, 0)):
+            key.data()
+
+    def _watch_writable(self, child: Child) -> None:
+        if child.door is not None:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.door.pending else 0)
+            if self._selector.get_key(child.door).events != events:
+                self._selector.modify(child.door, events, lambda: self._on_door(child))
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        self._timers.append((time.monotonic() + seconds, action))
+
+    # children
+
+    def _start(self, child: Child) -> None:
+        if self._stopping:
+            return
+        door = child.spawn()
+        self._selector.register(door, selectors.EVENT_READ, lambda: self._on_door(child))
+        if child is self._gateway:
+            self._introduce_gateway()
+        elif child is self._template:
+            door.send(frames.TemplateBoot(temp=self._temp, uid_base=self._plan.uid_base))
+            for fork, fds in self._forks.values():
+                door.send(fork, [os.dup(fd) for fd in fds])
+        else:
+            door.send(
+                frames.EngineBoot(
+                    models_dir=self._plan.models_dir,
+                    preload=list(self._plan.preload),
+                    threads=self._plan.engine_threads,
+                )
+            )
+            if self._gateway.door is not None:
+                self._connect_engine()
+
+    def _introduce_gateway(self) -> None:
+        boot = frames.GatewayBoot(
+            options=self._plan.options,
+            environ=self._plan.environ,
+            restarts=self._gateway.restarts,
+            color=self._plan.color,
+            temp=self._temp,
+        )
+        self._gateway.send(boot, [os.dup(listener.fileno()) for listener in self._sockets])
+        self._connect_engine()
+
+    def _connect_engine(self) -> None:
+        """Give gateway and engine a connection to one another."""
+        if self._engine.door is None:
+            return
+        for_gateway, for_engine = socket_pair()
+        self._engine.send(frames.Connect("gateway"), [for_engine.detach()])
+        self._gateway.send(frames.EngineDoor(), [for_gateway.detach()])
+
+    def _on_door(self, child: Child) -> None:
+        door = child.door
+        if door is None:
+            return
+        door.flush()
+        try:
+            arrived = door.receive()
+        except (ChannelClosed, FrameError):
+            self._drop_door(child)
+            return
+        for frame, fds in arrived:
+            self._on_frame(frame, fds)
+
+    def _drop_door(self, child: Child) -> None:
+        if child.door is not None:
+            self._selector.unregister(child.door)
+            child.door.close()
+            child.door = None
+            proctable.kill(child.pid)  # without its door it is of no use; the reaper does the rest
+
+    def _on_frame(self, frame: Any, fds: list[int]) -> None:
+        match frame:
+            case frames.Fork():
+                self._forks[frame.token] = (frame, fds)
+                self._template.send(frame, [os.dup(fd) for fd in fds])
+            case frames.Forked():
+                self._on_forked(frame)
+            case frames.Kill():
+                self._kill_worker(frame.pid)
+            case frames.Connect():
+                self._engine.send(frame, fds)
+            case frames.Stopped():
+                print(frame.message, file=sys.stderr, flush=True)
+                self._exit_code = frame.code
+                self._done = True
+            case _:
+                pass
+
+    # workers
+
+    def _on_forked(self, forked: frames.Forked) -> None:
+        _, fds = self._forks.pop(forked.token, (None, []))
+        for fd in fds:
+            os.close(fd)
+        self._gateway.send(forked)
+        if forked.pid in self._departed:
+            self._gateway.send(frames.Exited(forked.pid, self._departed.pop(forked.pid)))
+        elif forked.pid:
+            self._workers.add(forked.pid)
+
+    def _kill_worker(self, pid: int) -> None:
+        if pid in self._workers:
+            for member in {pid, *proctable.of_sessions([pid])}:
+                proctable.kill(member)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, raw = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                self._on_exit(pid, os.waitstatus_to_exitcode(raw))
+
+    def _on_exit(self, pid: int, status: int) -> None:
+        for child in self._children:
+            if child.pid == pid:
+                self._on_child_exit(child, status)
+                return
+        if pid in self._workers:
+            self._workers.discard(pid)
+            for member in proctable.of_sessions([pid]):
+                proctable.kill(member)
+            self._gateway.send(frames.Exited(pid, status))
+            self._later(1.0, self._end_strays)
+        elif self._forks:
+            self._departed[pid] = status
+
+    def _end_strays(self) -> None:
+        """End what a dead worker left behind in sessions of its own.
+
+        Every child of ours is known but for workers whose `Forked` is still on its way.
+        """
+        if self._forks:
+            self._later(1.0, self._end_strays)
+            return
+        known = self._workers | {child.pid for child in self._children}
+        for pid in proctable.children_of(os.getpid()):
+            if pid not in known:
+                proctable.kill(pid)
+
+    def _on_child_exit(self, child: Child, status: int) -> None:
+        self._drop_door(child)
+        child.pid = 0
+        if child is self._gateway:
+            self._end_workers()
+            if self._stopping:
+                self._done = True
+                return
+        if self._stopping:
+            return
+        delay = child.backoff.delay(time.monotonic() - child.started)
+        when = f" in {delay:g} s" if delay else ""
+        print(f"{child.role} ended ({_describe(status)}); starting it again{when}", file=sys.stderr, flush=True)
+        self._later(delay, lambda: self._start(child))
+
+    def _end_workers(self) -> None:
+        """Without their gateway workers have nothing to answer to."""
+        for pid in list(self._workers):
+            self._kill_worker(pid)
+        for _, fds in self._forks.values():
+            for fd in fds:
+                os.close(fd)
+        self._forks.clear()
+
+    # signals and the end
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._selector.register(reader, selectors.EVENT_READ, lambda: self._on_signals(reader.recv(4096)))
+        try:
+            yield
+        finally:
+            self._selector.unregister(reader)
+            signal.set_wakeup_fd(previous)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            reader.close()
+            writer.close()
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif self._stopping and number == signal.SIGINT:
+                self._done = True  # a second Ctrl-C: the person does not want to wait
+            else:
+                self._drain()
+
+    def _drain(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        for listener in self._sockets:
+            listener.close()
+        self._gateway.send(frames.Drain(self._plan.shutdown_s, "shutdown"))
+        self._later(self._plan.shutdown_s + _GRACE_S, self._give_up)
+        if self._gateway.pid == 0:
+            self._done = True
+
+    def _give_up(self) -> None:
+        print("some requests did not end in time; stopping anyway", file=sys.stderr, flush=True)
+        self._done = True
+
+    def _end_everything(self) -> None:
+        self._stopping = True
+        self._end_workers()
+        for child in self._children:
+            if child.pid:
+                proctable.kill(child.pid)
+        self._reap_all()
+        shutil.rmtree(self._temp, ignore_errors=True)
+
+    def _reap_all(self) -> None:
+        """Kill until nothing descends from us: what a killed process leaves becomes our child."""
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            for pid in proctable.children_of(os.getpid()):
+                proctable.kill(pid)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(0.005)
+
+
+def _describe(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    return signal.Signals(-status).name

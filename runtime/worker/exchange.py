@@ -1,0 +1,166 @@
+"""One request (or WebSocket) on a connection: frames on one side, ASGI events on the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import Message, Scope
+
+from runtime import frames
+from runtime.channel import CHUNK, Stream
+from runtime.errors import ChannelClosed
+
+RequestStream = Stream[frames.RequestFrame]
+
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+_RESPONSE_EXTENSION: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
+
+
+def scope_of(head: frames.Head) -> Scope:
+    """The ASGI scope of a head frame. `auth` holds the verified claims."""
+    scope: Scope = {
+        "type": head.kind,
+        "asgi": _ASGI,
+        "http_version": head.http_version,
+        "method": head.method,
+        "scheme": head.scheme,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": head.root_path,
+        "headers": head.headers,
+        "client": head.client,
+        "server": head.server,
+        "auth": head.claims or {},
+        "state": {},
+    }
+    if head.kind == "websocket":
+        del scope["method"]
+        scope["subprotocols"] = head.subprotocols
+        scope["extensions"] = _RESPONSE_EXTENSION
+    return scope
+
+
+class HttpExchange:
+    """The `receive` and `send` of one request.
+
+    The start of the response waits for its first piece of body, so that a plain response
+    is one write.
+    """
+
+    def __init__(self, stream: RequestStream, head: frames.Head) -> None:
+        self._stream = stream
+        self._more_to_read = head.more
+        self._told_empty = False
+        self._start: frames.Start | None = None
+        self.started = False
+        self.finished = False
+
+    async def receive(self) -> Message:
+        if self.finished:
+            return {"type": "http.disconnect"}
+        if not self._more_to_read:
+            if not self._told_empty:
+                self._told_empty = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return await self._disconnect()
+        try:
+            frame = await self._stream.receive()
+        except ChannelClosed:
+            return {"type": "http.disconnect"}
+        assert isinstance(frame, frames.Body)
+        self._more_to_read = frame.more
+        self._told_empty = not frame.more
+        return {"type": "http.request", "body": frame.data, "more_body": frame.more}
+
+    async def _disconnect(self) -> Message:
+        """Everything was read: what can still come is the connection's end."""
+        try:
+            while True:
+                await self._stream.receive()
+        except ChannelClosed:
+            return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self._stream.closed:
+            raise OSError("the client is gone")
+        if message["type"] == "http.response.start":
+            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            self._start = frames.Start(message["status"], headers)
+        elif message["type"] == "http.response.body" and not self.finished:
+            await self._send_body(message.get("body", b""), message.get("more_body", False))
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        first: list[Any] = []
+        if not self.started:
+            assert self._start is not None, "the application sent a body before its status"
+            first, self.started = [self._start], True
+        self.finished = not more
+        if len(body) <= CHUNK:
+            self._stream.send(*first, frames.Body(bytes(body), more))
+            return await self._drain()
+        for offset in range(0, len(body), CHUNK):
+            rest = offset + CHUNK < len(body)
+            self._stream.send(*first, frames.Body(bytes(body[offset : offset + CHUNK]), more or rest))
+            first = []
+            await self._drain()
+
+    async def _drain(self) -> None:
+        try:
+            await self._stream.drain()
+        except ChannelClosed:
+            raise OSError("the client is gone") from None
+
+
+class SocketExchange:
+    """The `receive` and `send` of one WebSocket."""
+
+    def __init__(self, stream: RequestStream) -> None:
+        self._stream = stream
+        self._connected = False
+        self._denial: frames.Start | None = None
+        self.started = False
+        self.finished = False
+
+    async def receive(self) -> Message:
+        if not self._connected:
+            self._connected = True
+            return {"type": "websocket.connect"}
+        try:
+            frame = await self._stream.receive()
+        except ChannelClosed:
+            return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        match frame:
+            case frames.SocketMessage(text, data):
+                return {"type": "websocket.receive", "text": text, "bytes": data}
+            case frames.SocketClose(code, reason):
+                self.finished = True
+                return {"type": "websocket.disconnect", "code": code, "reason": reason}
+        raise AssertionError(f"a {type(frame).__name__} has no place in a WebSocket")
+
+    async def send(self, message: Message) -> None:
+        if self._stream.closed:
+            raise OSError("the client is gone")
+        match message["type"]:
+            case "websocket.accept":
+                self.started = True
+                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+                self._stream.send(frames.SocketAccept(message.get("subprotocol"), headers))
+            case "websocket.send":
+                self._stream.send(frames.SocketMessage(message.get("text"), message.get("bytes")))
+            case "websocket.close":
+                self.finished = True
+                self._stream.send(frames.SocketClose(message.get("code", 1000), message.get("reason") or ""))
+            case "websocket.http.response.start":
+                self._denial = frames.Start(message["status"], list(message.get("headers", ())))
+            case "websocket.http.response.body":
+                self._deny(message.get("body", b""), message.get("more_body", False))
+        try:
+            await self._stream.drain()
+        except ChannelClosed:
+            raise OSError("the client is gone") from None
+
+    def _deny(self, body: bytes, more: bool) -> None:
+        first = [] if self._denial is None else [self._denial]
+        self._denial, self.started, self.finished = None, True, not more
+        self._stream.send(*first, frames.Body(body, more))

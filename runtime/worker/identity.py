@@ -1,0 +1,49 @@
+"""What a forked process does before it is a worker: session, user, descriptors, temp folder."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import tempfile
+
+from runtime import process
+
+NICENESS = 5
+
+
+def assume(function: str, log: int, *, temp: str, user: int, supervisor: int) -> str:
+    """Become the process of one function; the path of its temporary folder.
+
+    Args:
+        log: descriptor that standard output and error shall be.
+        user: the unprivileged user (and group) to become; 0: stay who we are.
+    """
+    os.setsid()
+    process.name_process(f"fn:{function}")
+    process.be_nice(NICENESS)
+    _standard_streams(log)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    folder = tempfile.mkdtemp(prefix=f"{function[:32]}-", dir=temp)
+    if user:
+        os.chown(folder, user, user)
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    process.renounce_privileges()
+    process.hide_memory()
+    process.die_with_parent(supervisor)
+    os.chdir(folder)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    return folder
+
+
+def _standard_streams(log: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(null)
+    os.close(log)

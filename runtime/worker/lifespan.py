@@ -1,0 +1,63 @@
+"""The lifespan of an exported ASGI application: startup before ready, shutdown after drain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.types import ASGIApp, Message
+
+
+class Lifespan:
+    """Runs an application's lifespan, as the ASGI specification has it.
+
+    An application that does not support it (it raises before `startup.complete`) is run
+    without.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._events: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._failure: str | None = None
+        self.state: dict[str, Any] = {}
+
+    async def startup(self) -> None:
+        """Run the application's startup.
+
+        Raises:
+            RuntimeError: the application says that its startup failed.
+        """
+        self._events.put_nowait({"type": "lifespan.startup"})
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        await self._started.wait()
+        if self._failure is not None:
+            raise RuntimeError(f"the application's startup failed: {self._failure}")
+
+    async def shutdown(self) -> None:
+        """Run the application's shutdown, if its startup was run."""
+        if self._task is not None and not self._task.done():
+            self._events.put_nowait({"type": "lifespan.shutdown"})
+            await self._stopped.wait()
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self._app(scope, self._events.get, self._send)
+        except Exception:
+            pass  # unsupported, or a failure that it has told through an event
+        finally:
+            self._started.set()
+            self._stopped.set()
+
+    async def _send(self, message: Message) -> None:
+        match message["type"]:
+            case "lifespan.startup.complete":
+                self._started.set()
+            case "lifespan.startup.failed":
+                self._failure = message.get("message", "") or "no reason given"
+                self._started.set()
+            case "lifespan.shutdown.complete" | "lifespan.shutdown.failed":
+                self._stopped.set()

@@ -1,0 +1,108 @@
+"""A connection from the gateway: it carries one request after another to the function."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from typing import Any, Protocol
+
+import msgspec
+from starlette.types import ASGIApp
+
+from runtime import frames
+from runtime.channel import Stream
+from runtime.context import Call, current
+from runtime.errors import ChannelClosed, FunctionsError, rule_of
+from runtime.worker import logs
+from runtime.worker.exchange import HttpExchange, SocketExchange, scope_of
+
+_decoder = msgspec.msgpack.Decoder(frames.RequestFrame)
+_UNEXPECTED = frames.Failure("WORKER_ERROR", "Function exited due to an error (please check the logs)")
+
+
+class Host(Protocol):
+    """The worker, as a connection sees it."""
+
+    application: ASGIApp
+    function: str
+
+    def began(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def keep(self, call: Call, awaitable: Any) -> asyncio.Task[Any]: ...
+
+    def explain(self, error: BaseException) -> str: ...
+
+
+class Link(Stream[frames.RequestFrame]):
+    """Serves the requests that arrive on one connection, one at a time.
+
+    Work that goes on after its response (a background task of the framework) does not
+    hold the next request up; the connection's end cancels only a request in flight.
+    """
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(_decoder)
+        self._host = host
+        self._task: asyncio.Task[None] | None = None
+        self.on_lost = self._cancel
+
+    def arrived(self, frame: frames.RequestFrame, size: int) -> None:
+        if isinstance(frame, frames.Head):
+            self.forget()  # what the previous handler did not read of its body
+            self._task = self._loop.create_task(self._serve(frame), context=Context())
+        else:
+            super().arrived(frame, size)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _serve(self, head: frames.Head) -> None:
+        host = self._host
+        call = Call(head.request_id, host.function, head.deadline, lambda work: host.keep(call, work))
+        current.set(call)
+        exchange = HttpExchange(self, head) if head.kind == "http" else SocketExchange(self)
+        host.began()
+        try:
+            self.send_now(frames.Accepted())
+            await host.application(scope_of(head), exchange.receive, self._finishing(exchange))
+            if not exchange.finished:
+                self._incomplete(exchange)
+        except asyncio.CancelledError:
+            self.abort()
+        except BaseException as error:  # also sys.exit: it must hurt this request alone
+            self._failed(error, exchange)
+        finally:
+            host.ended()
+
+    def _finishing(self, exchange: HttpExchange | SocketExchange) -> Any:
+        """`send`, which lets go of the connection once the response is complete."""
+
+        async def send(message: Any) -> None:
+            await exchange.send(message)
+            if exchange.finished:
+                self._task = None
+
+        return send
+
+    def _incomplete(self, exchange: HttpExchange | SocketExchange) -> None:
+        """The application returned without finishing its response."""
+        if isinstance(exchange, SocketExchange):
+            self.send(frames.SocketClose(1000, ""))
+        else:
+            logs.emit("error", "the application returned before its response was complete")
+            self.send(_UNEXPECTED)
+
+    def _failed(self, error: BaseException, exchange: HttpExchange | SocketExchange) -> None:
+        if self.closed and isinstance(error, OSError | ChannelClosed):
+            return  # the client left: nothing went wrong here
+        if isinstance(error, FunctionsError) and not isinstance(error, ChannelClosed):
+            logs.emit("warning", f"{type(error).__name__}: {error.message}")
+            failure = frames.Failure(rule_of(error).code, error.message)
+        else:
+            logs.emit("error", self._host.explain(error))
+            failure = _UNEXPECTED
+        if not exchange.finished:
+            self.send(failure)

@@ -1,0 +1,39 @@
+"""The request that a handler gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import starlette.requests
+
+from runtime.errors import InvalidJSON
+
+
+class Request(starlette.requests.Request):
+    """Starlette's request, with the verified claims in `auth`.
+
+    `auth` holds the token's claims; it is empty when the function asked for no check
+    (`verify_jwt = false`). No header of the client can set it.
+    """
+
+    @property
+    def auth(self) -> dict[str, Any]:
+        claims: dict[str, Any] = self.scope["auth"]
+        return claims
+
+    async def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            InvalidJSON: it is empty or no JSON; unhandled, the client gets a 400 that says so.
+        """
+        if not hasattr(self, "_json"):
+            body = await self.body()
+            if not body:
+                raise InvalidJSON("The request body is empty; send JSON")
+            try:
+                self._json = msgspec.json.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise InvalidJSON(f"The request body is not valid JSON: {error}") from None
+        return self._json

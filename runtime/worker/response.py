@@ -1,0 +1,141 @@
+"""From what a handler returns to a response.
+
+| returned | sent |
+|---|---|
+| a `Response` | as it is |
+| dict, list, tuple, number, bool, dataclass, msgspec or pydantic model, numpy array | JSON |
+| str | text/plain; charset=utf-8 |
+| bytes | application/octet-stream |
+| None | 204 |
+| a generator, sync or async | a text/plain stream |
+| an LLM stream | what its `.sse()`, `.text()` or `.raw()` says |
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+from starlette.concurrency import iterate_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from runtime.errors import InvalidResponse
+
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+@runtime_checkable
+class Relayed(Protocol):
+    """A stream that knows how it wants to be sent: `ai.Stream`, or a user's own."""
+
+    content_type: str
+    headers: list[tuple[str, str]]
+    status: int
+
+    def body(self) -> AsyncIterator[bytes]:
+        """The bytes to send."""
+
+    async def aclose(self) -> None:
+        """Nobody wants the rest."""
+
+
+def _plain(value: Any) -> Any:
+    """Values that msgspec does not know: pydantic models, numpy arrays and scalars."""
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    tolist = getattr(value, "tolist", None)
+    if tolist is not None:
+        return tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")
+
+
+_json = msgspec.json.Encoder(enc_hook=_plain)
+
+
+class JSONResponse(Response):
+    """Anything that can be JSON: also dataclasses, msgspec and pydantic models, numpy arrays."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return _json.encode(content)
+
+
+def as_response(value: Any) -> Response:
+    """The response for a handler's return value.
+
+    Raises:
+        InvalidResponse: nothing in the table above fits.
+    """
+    match value:
+        case Response():
+            return value
+        case None:
+            return Response(status_code=204)
+        case str():
+            return Response(value, media_type="text/plain")
+        case bytes() | bytearray() | memoryview():
+            return Response(bytes(value), media_type="application/octet-stream")
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return StreamingResponse(_text(value), media_type="text/plain", headers=_STREAM_HEADERS)
+    if isinstance(value, Relayed) and not isinstance(value, type):
+        return _relay(value)
+    try:
+        return JSONResponse(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidResponse(f"the handler returned {_described(value)}, which is no response: {error}") from error
+
+
+def _described(value: Any) -> str:
+    kind = type(value).__name__
+    return f"a {kind}"
+
+
+def _relay(stream: Relayed) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(_generator(stream.body())) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await stream.aclose()
+
+    response = StreamingResponse(body(), status_code=stream.status, headers=_STREAM_HEADERS)
+    for name, value in stream.headers:
+        response.headers[name] = value
+    response.headers["content-type"] = stream.content_type
+    return response
+
+
+async def _generator(pieces: AsyncIterator[bytes]) -> Any:
+    async for piece in pieces:
+        yield piece
+
+
+async def _text(pieces: Iterator[Any] | AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """The pieces of a generator as bytes; it is closed whatever happens."""
+    if inspect.isasyncgen(pieces):
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield _bytes(piece)
+        return
+    assert isinstance(pieces, Iterable)
+    try:
+        async for piece in iterate_in_threadpool(pieces):
+            yield _bytes(piece)
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+
+
+def _bytes(piece: Any) -> bytes:
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, bytes | bytearray | memoryview):
+        return bytes(piece)
+    return _json.encode(piece) + b"\n"
