@@ -6,6 +6,7 @@ counterpart do nothing, and the control connection's end is what stops a process
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -71,7 +72,5 @@ def become(role: str) -> None:
 
 def be_nice(increment: int) -> None:
     """Lower our priority; where that is not allowed, go on."""
-    try:
+    with contextlib.suppress(OSError):
         os.nice(increment)
-    except OSError:
-        pass

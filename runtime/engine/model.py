@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from runtime.engine.models.card import Card
 from runtime.engine.onnx import OnnxModel
 from runtime.engine.scheduler import Form
 from runtime.engine.tokenizer import Encoded, TextTokenizer
 from runtime.engine.vectors import Rows, normalized, pool
-from runtime.errors import InvalidInput
+from runtime.errors import InvalidInput, StartError
 
 
 class EmbeddingModel:
-    """A loaded model.
+    """A loaded model that has run once, so that the first request waits for nothing.
+
+    Attributes:
+        dimensions: length of a vector.
 
     Raises:
-        StartError: one of its files is missing or broken.
+        StartError: one of its files is missing or broken, or they do not fit together.
     """
 
     def __init__(self, card: Card) -> None:
@@ -25,12 +30,7 @@ class EmbeddingModel:
         self.card = card
         self._tokenizer = TextTokenizer(folder / "tokenizer.json", card.max_tokens, card.prefix)
         self._graph = OnnxModel(folder / card.graph)
-        self.dimensions = self._graph.dimensions
-
-    def warm(self) -> None:
-        """Go once through everything a first request would otherwise wait for."""
-        (text,) = self.encode(["a text of a few words, to be ready for the next"])
-        self.infer([text.ids], [Form()])
+        self.dimensions = self._first_run()
 
     def check(self, form: Form) -> None:
         """Whether it can give vectors of this form.
@@ -53,7 +53,19 @@ class EmbeddingModel:
         return [self._form(rows, form) for rows, form in zip(output, forms, strict=True)]
 
     def _form(self, rows: Rows, form: Form) -> Rows:
-        rows = rows.reshape(-1, self.dimensions)
+        rows = np.atleast_2d(rows)
         if form.mean_pool:
             rows = pool(rows, self.card.pooling)
         return normalized(rows) if form.normalize else rows
+
+    def _first_run(self) -> int:
+        try:
+            (text,) = self.encode(["A text of a few words"])
+            (row,) = self._graph.run([text.ids])
+        except Exception as error:  # the library raises bare Exception and classes of its own
+            raise StartError(
+                f"The model does not run: {error}",
+                where=self.card.folder,
+                remedy="check that tokenizer and weights are of the same model",
+            ) from error
+        return int(row.shape[-1])

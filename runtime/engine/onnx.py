@@ -27,7 +27,6 @@ class OnnxModel:
     threads by 1.1 to 1.4 times, and an idle engine spins on nothing.
 
     Attributes:
-        dimensions: length of a vector.
         per_token: it gives a vector per token; otherwise one per text.
 
     Raises:
@@ -41,7 +40,6 @@ class OnnxModel:
         self._output, self.per_token = self._choose_output()
         self._shrink = onnxruntime.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self.dimensions = int(self.run([[0, 0]]).shape[-1])
 
     def run(self, batch: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Vectors of texts of one length: [text, token, dimension], or [text, dimension]."""

@@ -52,6 +52,4 @@ class Registry:
         # catalogue has gone out.
         from runtime.engine.model import EmbeddingModel
 
-        model = EmbeddingModel(card)
-        model.warm()
-        return model
+        return EmbeddingModel(card)

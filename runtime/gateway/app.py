@@ -37,7 +37,12 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, authenticator: Authenticator, internal: Internal, logbook: Logbook
+        self,
+        settings: Settings,
+        registry: Registry,
+        authenticator: Authenticator,
+        internal: Internal,
+        logbook: Logbook,
     ) -> None:
         self.draining = False
         self.received = self.handled = 0

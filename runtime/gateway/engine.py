@@ -25,7 +25,9 @@ class Engine:
         warm: set while the engine is up and has loaded what it shall load at the start.
     """
 
-    def __init__(self, door: Door[Any], on_restart: Callable[[], None], on_failure: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, door: Door[Any], on_restart: Callable[[], None], on_failure: Callable[[str, str], None]
+    ) -> None:
         self._door = door
         self._on_restart, self._on_failure = on_restart, on_failure
         self.models: list[frames.ModelCard] = []

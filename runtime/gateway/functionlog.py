@@ -59,5 +59,7 @@ class FunctionLog(asyncio.Protocol):
 async def read_pipe(fd: int, on_line: Callable[[str, str, str], None]) -> asyncio.ReadTransport:
     """Follow a pipe until every writer has closed it; takes the descriptor over."""
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: FunctionLog(on_line), os.fdopen(fd, "rb", buffering=0))
+    transport, _ = await loop.connect_read_pipe(
+        lambda: FunctionLog(on_line), os.fdopen(fd, "rb", buffering=0)
+    )
     return transport

@@ -36,7 +36,9 @@ class Internal:
         not_ready: names what is still awaited; empty: nothing.
     """
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, not_ready: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, registry: Registry, authenticator: Authenticator, not_ready: Callable[[], list[str]]
+    ) -> None:
         self._registry, self._authenticator, self._not_ready = registry, authenticator, not_ready
 
     async def answer(self, exchange: Exchange, path: str, counts: Counts) -> None:
@@ -88,7 +90,7 @@ class Internal:
                 "last_error": deployment.failure or pool.last_error,
             }
         return {
-            "activeUserWorkersCount": sum(entry["workers"] for entry in functions.values()),  # type: ignore[misc]
+            "activeUserWorkersCount": sum(entry["workers"] for entry in functions.values()),
             "retiredUserWorkersCount": 0,
             "receivedRequestsCount": counts.received,
             "handledRequestsCount": counts.handled,

@@ -14,7 +14,14 @@ import msgspec
 
 Look = Literal["color", "plain", "json"]
 
-_DIM, _RED, _GREEN, _YELLOW, _CYAN, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[0m"
+_DIM, _RED, _GREEN, _YELLOW, _CYAN, _RESET = (
+    "\x1b[2m",
+    "\x1b[31m",
+    "\x1b[32m",
+    "\x1b[33m",
+    "\x1b[36m",
+    "\x1b[0m",
+)
 _LEVEL_COLOR = {"error": _RED, "critical": _RED, "warning": _YELLOW, "debug": _DIM}
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)}
 
@@ -64,7 +71,12 @@ class Logbook:
         """An event, or what a function printed."""
         if self._look == "json":
             record = Line(
-                time=self._now(), level=level, message=message, function=function, request_id=request_id, worker=worker
+                time=self._now(),
+                level=level,
+                message=message,
+                function=function,
+                request_id=request_id,
+                worker=worker,
             )
             self._write(self._json.encode(record).decode())
             return

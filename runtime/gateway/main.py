@@ -28,7 +28,7 @@ from runtime.gateway.jwks import JwksSource
 from runtime.gateway.logbook import Logbook, Look
 from runtime.gateway.outlet import Outlet
 from runtime.gateway.registry import Registry
-from runtime.gateway.reload import saves
+from runtime.gateway.reload import file_saves, is_watched, project_saves
 from runtime.gateway.worker import Services
 from runtime.project.load import load
 from runtime.project.settings import Keys, Options, Project
@@ -59,7 +59,12 @@ class Main:
     """Wires the gateway's parts together and follows the project's files."""
 
     def __init__(
-        self, door: Door[Any], boot: frames.GatewayBoot, options: Options, project: Project, listener: socket.socket
+        self,
+        door: Door[Any],
+        boot: frames.GatewayBoot,
+        options: Options,
+        project: Project,
+        listener: socket.socket,
     ) -> None:
         self._door, self._boot, self._options, self._project = door, boot, options, project
         self._listener = listener
@@ -76,9 +81,12 @@ class Main:
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
         internal = Internal(self._registry, self._authenticator, self._awaited)
-        self._gateway = Gateway(project.settings, self._registry, self._authenticator, internal, self._logbook)
+        self._gateway = Gateway(
+            project.settings, self._registry, self._authenticator, internal, self._logbook
+        )
         self._server: server.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._reloading = asyncio.Lock()
 
     async def run(self, early: list[tuple[Any, list[int]]]) -> int:
         """Serve until drained."""
@@ -99,7 +107,10 @@ class Main:
 
     async def _boot_functions(self) -> None:
         """Boot everything, say when it is ready, then follow the files."""
-        watching = self._spawn(self._follow_files())
+        settings = self._project.settings
+        self._spawn(self._follow_files())
+        if settings.env_file is not None and not is_watched(settings.root, settings.env_file):
+            self._spawn(self._follow_env_file(settings.env_file))
         await self._registry_follows(self._project)
         await self._registry.settled()
         await self._engine.warm.wait()
@@ -108,7 +119,6 @@ class Main:
         else:
             names = self._engine.preloaded
             self._logbook.raw(banner(self._project, self._registry, self._base, names))
-        await watching
 
     async def _registry_follows(self, project: Project) -> None:
         """Functions are told which models there are, so the engine is asked first."""
@@ -120,10 +130,18 @@ class Main:
         await self._registry.apply(project)
 
     async def _follow_files(self) -> None:
-        async for _ in saves(self._project.settings.root, self._project.settings.env_file):
+        async for _ in project_saves(self._project.settings.root):
+            await self._reload()
+
+    async def _follow_env_file(self, path: str) -> None:
+        async for _ in file_saves(path):
             await self._reload()
 
     async def _reload(self) -> None:
+        async with self._reloading:
+            await self._reload_once()
+
+    async def _reload_once(self) -> None:
         try:
             project = await asyncio.to_thread(load, self._options, self._boot.environ)
         except UsageError as error:

@@ -19,7 +19,9 @@ MAX_MESSAGE = MAX_FRAME - 1024
 """Longest message in bytes, either way."""
 
 
-async def carry(exchange: Exchange, deployment: Deployment, head: frames.Head, subprotocol: str | None) -> None:
+async def carry(
+    exchange: Exchange, deployment: Deployment, head: frames.Head, subprotocol: str | None
+) -> None:
     """Connect a WebSocket to a worker until one of them closes it.
 
     Args:

@@ -23,10 +23,13 @@ _BACKLOG = 2048
 _DEFAULT_MODEL = "gte-small"
 
 # What the processes of the host may see of the shell's environment. Functions see none of it.
-_KEPT = (
-    "PATH HOME LANG LC_ALL TZ TMPDIR XDG_DATA_HOME SSL_CERT_FILE SSL_CERT_DIR NO_COLOR FORCE_COLOR TERM "
-    "WATCHFILES_FORCE_POLLING HF_HOME HF_ENDPOINT HF_HUB_OFFLINE LD_LIBRARY_PATH"
-).split()
+_KEPT = frozenset(
+    (
+        *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_DATA_HOME", "LD_LIBRARY_PATH"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR", "FORCE_COLOR", "TERM"),
+        *("WATCHFILES_FORCE_POLLING", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+    )
+)
 
 
 def launch(project: Project, options: Options, environ: Mapping[str, str]) -> NoReturn:
@@ -51,7 +54,7 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
         uid_base=UID_BASE if os.geteuid() == 0 else 0,
         color=_wants_color(environ),
     )
-    kept = {name: environ[name] for name in _KEPT if name in environ}
+    kept = {name: value for name, value in environ.items() if name in _KEPT}
     descriptor = _inheritable_file(msgspec.json.encode(plan))
     listener.set_inheritable(True)
     sys.stdout.flush()
@@ -112,10 +115,9 @@ def _wants_color(environ: Mapping[str, str]) -> bool:
 
 def _inheritable_file(data: bytes) -> int:
     """An unnamed file that survives the exec, with the offset at its start."""
-    file = tempfile.TemporaryFile(buffering=0)
-    file.write(data)
-    file.seek(0)
-    descriptor = os.dup(file.fileno())
-    file.close()
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(data)
+        file.seek(0)
+        descriptor = os.dup(file.fileno())
     os.set_inheritable(descriptor, True)
     return descriptor

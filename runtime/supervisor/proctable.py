@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -55,7 +56,5 @@ def children_of(pid: int) -> list[int]:
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal; a process that is gone already is fine."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass

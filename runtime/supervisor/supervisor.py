@@ -90,7 +90,9 @@ class Supervisor:
         environ = dict(os.environ)
         self._gateway = Child("gateway", "runtime.gateway", _decoder(frames.GatewayToSupervisor), environ)
         self._engine = Child("engine", "runtime.engine", _decoder(frames.Ready), environ)
-        self._template = Child("template", "runtime.worker.template", _decoder(frames.TemplateToSupervisor), {})
+        self._template = Child(
+            "template", "runtime.worker.template", _decoder(frames.TemplateToSupervisor), {}
+        )
         self._children = (self._engine, self._template, self._gateway)
         self._workers: set[int] = set()
         self._departed: dict[int, int] = {}  # ended before the template told us their pid
@@ -287,7 +289,9 @@ class Supervisor:
             return
         delay = child.backoff.delay(time.monotonic() - child.started)
         when = f" in {delay:g} s" if delay else ""
-        print(f"{child.role} ended ({_describe(status)}); starting it again{when}", file=sys.stderr, flush=True)
+        print(
+            f"{child.role} ended ({_describe(status)}); starting it again{when}", file=sys.stderr, flush=True
+        )
         self._later(delay, lambda: self._start(child))
 
     def _end_workers(self) -> None:

@@ -45,7 +45,9 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     ) -> None:
         self._files, self._directory, self._name = files, directory, name
         self._entry, self._injected = entry, injected
-        self._folders = {"/".join(path.split("/")[:depth]) for path in files for depth in range(path.count("/") + 1)}
+        self._folders = {
+            "/".join(path.split("/")[:depth]) for path in files for depth in range(path.count("/") + 1)
+        }
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -66,7 +68,9 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         location, is_package = self._locate(fullname)
         if location is None:
             return None
-        spec = importlib.machinery.ModuleSpec(fullname, self, origin=self._origin(location), is_package=is_package)
+        spec = importlib.machinery.ModuleSpec(
+            fullname, self, origin=self._origin(location), is_package=is_package
+        )
         spec.has_location = True
         return spec
 

@@ -24,7 +24,9 @@ MAX_LINE = 64 * 1024
 _lock = threading.Lock()
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename={"level": "l", "text": "m", "request_id": "r"}):
+class Record(
+    msgspec.Struct, frozen=True, omit_defaults=True, rename={"level": "l", "text": "m", "request_id": "r"}
+):
     """One marked line."""
 
     level: str

@@ -87,7 +87,9 @@ def as_response(value: Any) -> Response:
     try:
         return JSONResponse(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidResponse(f"the handler returned {_described(value)}, which is no response: {error}") from error
+        raise InvalidResponse(
+            f"the handler returned {_described(value)}, which is no response: {error}"
+        ) from error
 
 
 def _described(value: Any) -> str:

@@ -86,9 +86,7 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
     def encoded(text: str | None) -> bytes | None:
         return None if text is None else os.fsencode(text)
 
-    _call(
-        "mount", encoded(source), encoded(target), encoded(kind), ctypes.c_ulong(flags), encoded(data)
-    )
+    _call("mount", encoded(source), encoded(target), encoded(kind), ctypes.c_ulong(flags), encoded(data))
 
 
 def _call(name: str, *arguments: object) -> None:

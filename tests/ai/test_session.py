@@ -87,7 +87,9 @@ async def test_what_only_an_llm_understands_is_refused_by_name(option: dict[str,
             await ai.Session("gte-small").run("x", **option)
 
 
-async def test_truncation_is_reported_in_the_usage_and_in_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_truncation_is_reported_in_the_usage_and_in_one_log_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with local():
         session = ai.Session("gte-small")
         assert session.last_usage is None

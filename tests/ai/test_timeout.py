@@ -33,7 +33,11 @@ def test_a_limit_that_is_no_positive_number_is_refused_by_name(value: object) ->
     ("timeout", "phase", "message"),
     [
         (ai.Timeout(total=0.01), "idle", r"m did not finish within 0\.01 s \(timeout\.total\)"),
-        (ai.Timeout(first_token=0.01), "first_token", r"m sent nothing within 0\.01 s \(timeout\.first_token\)"),
+        (
+            ai.Timeout(first_token=0.01),
+            "first_token",
+            r"m sent nothing within 0\.01 s \(timeout\.first_token\)",
+        ),
         (ai.Timeout(idle=0.01), "idle", r"m sent nothing for 0\.01 s.*\(timeout\.idle\)"),
         (ai.Timeout(idle=0.01, total=None), "idle", r"timeout\.idle"),
         (ai.Timeout(first_token=30, idle=30, total=0.01), "first_token", r"timeout\.total"),

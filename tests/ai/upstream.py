@@ -54,7 +54,9 @@ class Call:
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 
-    def answer(self, status: int, body: bytes, content_type: str = "application/json", **headers: str) -> None:
+    def answer(
+        self, status: int, body: bytes, content_type: str = "application/json", **headers: str
+    ) -> None:
         """A whole answer."""
         self.head(status, content_type, **headers)
         if body:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from runtime.engine.batcher import Batcher, Item
 
 lengths = st.integers(1, 40)
-calls = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.lists(lengths, min_size=1, max_size=12)), max_size=12)
+calls = st.lists(
+    st.tuples(st.sampled_from(["a", "b"]), st.lists(lengths, min_size=1, max_size=12)), max_size=12
+)
 Calls = list[tuple[str, list[int]]]
 
 

@@ -18,7 +18,7 @@ def test_cls_pooling_is_the_first_token() -> None:
 
 
 def test_each_row_is_scaled_by_itself() -> None:
-    assert np.allclose(normalized(HIDDEN), [[1, 0], [0, 1], [0.6, 0.8]])
+    assert np.allclose(normalized(HIDDEN), np.array([[1, 0], [0, 1], [0.6, 0.8]]))
 
 
 def test_a_row_of_zeros_stays_one() -> None:

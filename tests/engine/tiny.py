@@ -71,13 +71,13 @@ def write_folder(
     weights: Mapping[str, NDArray[Any]] | None = None,
     *,
     rename: Callable[[str], str] = str,
-    **config: Any,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """A model folder as transformers would save it."""
     folder.mkdir(parents=True, exist_ok=True)
     named = {rename(name): array for name, array in (weights or random_weights()).items()}
     save_file(named, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    (folder / "config.json").write_text(json.dumps(CONFIG | dict(config or {})))
     write_tokenizer(folder / "tokenizer.json")
     return folder
 

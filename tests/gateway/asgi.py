@@ -11,7 +11,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def http(
-    headers: Iterable[tuple[str, str]] = (), method: str = "GET", path: str = "/functions/v1/hello", query: str = ""
+    headers: Iterable[tuple[str, str]] = (),
+    method: str = "GET",
+    path: str = "/functions/v1/hello",
+    query: str = "",
 ) -> Scope:
     return {
         "type": "http",

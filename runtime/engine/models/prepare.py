@@ -149,7 +149,7 @@ def _checked_digest(source: Path, expected: str) -> str:
 
 
 def _probe(folder: Path) -> None:
-    """Run what was made once, before anybody relies on it."""
+    """Load and run what was made, before anybody relies on it."""
     import numpy as np
 
     from runtime.engine.model import EmbeddingModel

@@ -29,9 +29,7 @@ def test_a_missing_attribute_is_an_attribute_error_that_says_what_there_is() -> 
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'"text"', b"{", b"\xff{}", b'{"a": 1} {}', b"[" * 100_000])
-def test_what_is_no_json_object_is_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match=""):
-        parse(data)
+def test_what_is_no_json_object_is_told_apart(data: bytes) -> None:
     assert not is_object(data)
 
 
@@ -48,7 +46,10 @@ def test_compact_json_is_readable_and_survives_half_a_character() -> None:
 
 
 def test_an_error_is_found_in_both_apis_shapes() -> None:
-    ollama, openai = failure_in(Chunk(error="busy")), failure_in(parse('{"error": {"message": "too long", "code": 1}}'))
+    ollama, openai = (
+        failure_in(Chunk(error="busy")),
+        failure_in(parse('{"error": {"message": "too long", "code": 1}}')),
+    )
     assert ollama is not None
     assert ollama.body == "busy"
     assert openai is not None

@@ -47,7 +47,9 @@ def test_the_base_path_is_kept(given: str, url: str) -> None:
     ],
 )
 def test_a_host_that_is_no_url_is_refused_by_variable_value_and_reason(host: str, why: str) -> None:
-    with pytest.raises(ai.HostNotConfigured, match=f"^AI_INFERENCE_API_HOST is .*{why}.*http://localhost:11434$") as raised:
+    with pytest.raises(
+        ai.HostNotConfigured, match=f"^AI_INFERENCE_API_HOST is .*{why}.*http://localhost:11434$"
+    ) as raised:
         find(host)
     assert host in str(raised.value)
 
@@ -102,7 +104,9 @@ def test_the_mode_comes_from_the_argument_then_the_environment_then_is_ollama() 
 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ai.InvalidMode, match='^AI_INFERENCE_API_MODE: invalid mode .olama.: use "ollama" or "openaicomp'):
+    with pytest.raises(
+        ai.InvalidMode, match='^AI_INFERENCE_API_MODE: invalid mode .olama.: use "ollama" or "openaicomp'
+    ):
         find(AI_INFERENCE_API_MODE="olama")
     with pytest.raises(ai.InvalidMode, match="^invalid mode"):
         Server.find({}, "http://h", None, "olama")

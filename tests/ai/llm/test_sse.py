@@ -35,7 +35,7 @@ def reference(stream: bytes) -> list[Event]:
 
 
 RECORDED = (
-    "\ufeffdata: {\"a\": \"höre 火 🎵\"}\r\n\r\n: a comment\r\ndata: one\ndata:two\n\nevent: error\rdata:  spaced\r\r"
+    '\ufeffdata: {"a": "höre 火 🎵"}\r\n\r\n: a comment\r\ndata: one\ndata:two\n\nevent: error\rdata:  spaced\r\r'
     "id: 7\nretry: 10\nunknown: x\ndata\n\ndata: [DONE]\n\n"
 ).encode()
 
@@ -70,7 +70,9 @@ def test_a_stream_cut_in_two_at_every_byte_gives_the_same_events() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([b"data", b"event", b":", b" ", b"\r", b"\n", b"x", "火".encode(), b"\xef\xbb\xbf"])),
+    st.lists(
+        st.sampled_from([b"data", b"event", b":", b" ", b"\r", b"\n", b"x", "火".encode(), b"\xef\xbb\xbf"])
+    ),
     st.data(),
 )
 def test_events_do_not_depend_on_how_the_bytes_were_cut(tokens: list[bytes], data: st.DataObject) -> None:

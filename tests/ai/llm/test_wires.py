@@ -133,7 +133,10 @@ def test_done_alone_ends_a_completion() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [b'data: {"error": {"message": "too long", "code": 400}}\n\n', b'event: error\ndata: {"message": "too long"}\n\n'],
+    [
+        b'data: {"error": {"message": "too long", "code": 400}}\n\n',
+        b'event: error\ndata: {"message": "too long"}\n\n',
+    ],
 )
 def test_an_error_event_inside_a_completion_is_an_upstream_error(event: bytes) -> None:
     with pytest.raises(ai.UpstreamError, match="too long"):

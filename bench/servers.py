@@ -1,0 +1,171 @@
+"""The servers that are measured: ours, and the baseline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import httpx2
+import psutil
+
+from bench.load import ROOT, Plan, request
+
+T = TypeVar("T")
+
+SECRET = "a-signing-secret-for-measuring-that-is-long-enough"
+_URL = re.compile(rb"Serving functions on (http://\S+:(\d+))/")
+_KEPT = 1 << 16
+
+
+def eventually(probe: Callable[[], T], what: str, seconds: float = 30.0, step: float = 0.002) -> T:
+    """Wait until `probe` answers something true; its answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {seconds:g} s: {what}")
+        time.sleep(step)
+
+
+class Server:
+    """A process that serves and says so; what it prints goes into a pipe that is drained.
+
+    Attributes:
+        started: when its process was begun (CLOCK_MONOTONIC).
+        ready: when its banner was read.
+    """
+
+    def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
+        self._tail = b""
+        self._banner = threading.Event()
+        self.started, self.ready = time.monotonic(), 0.0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ},
+        )
+        self._reader = threading.Thread(target=self._drain, daemon=True)
+        self._reader.start()
+        if not self._banner.wait(60) or not self.port:
+            self.stop()
+            raise RuntimeError(f"it did not start:\n{self.log}")
+
+    def _drain(self) -> None:
+        assert self.process.stdout is not None
+        self.port = 0
+        while data := os.read(self.process.stdout.fileno(), _KEPT):
+            self._tail = (self._tail + data)[-_KEPT:]
+            if not self.port and (found := _URL.search(self._tail)):
+                self.ready, self.url, self.port = time.monotonic(), found[1].decode(), int(found[2])
+                self._banner.set()
+        self._banner.set()
+
+    @property
+    def log(self) -> str:
+        """The last of what it printed."""
+        return self._tail.decode("utf-8", "replace")
+
+    def stop(self) -> None:
+        """End it, and wait for the end."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def family(self) -> dict[int, str]:
+        """Every process of it: name by pid."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process.pid] = process.name()
+        return found
+
+    def pid_of(self, name: str) -> int:
+        """The pid of a process, once there is one of that name."""
+
+        def found() -> int:
+            return next((pid for pid, called in self.family().items() if called == name), 0)
+
+        return eventually(found, f"process {name}")
+
+    def metric(self) -> dict[str, Any]:
+        """What the server counts per function: the `functions` of `/_internal/metric`."""
+        headers = {"authorization": f"Bearer {token('service_role')}"}
+        page = httpx2.get(f"{self.url}/_internal/metric", headers=headers)
+        functions: dict[str, Any] = page.raise_for_status().json()["functions"]
+        return functions
+
+    def plan(self, payload: bytes, **options: Any) -> Plan:
+        """A plan for the load generator."""
+        return Plan(port=self.port, payload=payload, **options)
+
+
+def token(role: str = "anon") -> str:
+    """A role's key for the servers measured here."""
+    from runtime.project.keys import sign_role_key
+
+    return sign_role_key(SECRET, role)
+
+
+def call(function: str, body: bytes, rest: str = "") -> bytes:
+    """The bytes of a POST to a function, with the anon key."""
+    return request("POST", f"/functions/v1/{function}{rest}", token(), body)
+
+
+HELLO = call("hello", b'{"name":"Functions"}')
+
+
+@contextlib.contextmanager
+def project(functions: Mapping[str, str], config: str = "[ai]\npreload = []\n") -> Iterator[Path]:
+    """A project for a while: for each name the source of its index.py; "" takes our example."""
+    with TemporaryDirectory(prefix="bench-") as folder:
+        root = Path(folder)
+        (root / "supabase" / "functions").mkdir(parents=True)
+        (root / "supabase" / "config.toml").write_text(config)
+        for name, source in functions.items():
+            entry = root / "functions" / name / "index.py"
+            entry.parent.mkdir(parents=True)
+            if source:
+                entry.write_text(source)
+            else:
+                shutil.copyfile(ROOT / "functions" / name / "index.py", entry)
+        yield root
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, stopped at the end of the `with` block."""
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def serve(root: Path, **environ: str) -> contextlib.AbstractContextManager[Server]:
+    """Our server, as shipped: keys are checked, requests are logged."""
+    command = ["runtime.cli.main", "serve", "--port", "0", "--root", str(root)]
+    return running(Server(command, {"JWT_SECRET": SECRET, **environ}))
+
+
+def baseline() -> contextlib.AbstractContextManager[Server]:
+    """Hello in uvicorn, without anything of ours around it."""
+    return running(Server(["bench.baseline"], {}))

