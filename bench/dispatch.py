@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from bench import servers
 from bench.load import drive, median_us, rate
@@ -11,8 +12,8 @@ from bench.servers import Server
 from bench.table import Number
 
 CONNECTIONS = 16
-ROUNDS = 6
-SECONDS = 1.5
+ROUNDS = 11
+SECONDS = 0.8
 
 APP = """
 from starlette.applications import Starlette
@@ -29,6 +30,16 @@ app = Starlette(routes=[Route("/", hello, methods=["POST"])])
 """
 
 
+T = TypeVar("T")
+
+
+class Round(NamedTuple):
+    """What one round of many clients says: requests per second, CPU per request in µs by process."""
+
+    rate: float
+    cpu: dict[str, float]
+
+
 def measure() -> list[Number]:
     """Rates and latencies, in turns: a round of each server after a round of the other."""
     app = servers.call("app", b'{"name":"Functions"}', "/")
@@ -38,26 +49,28 @@ def measure() -> list[Number]:
         servers.baseline() as plain,
     ):
         lanes = [(plain, servers.HELLO), (ours, servers.HELLO), (ours, app)]
-        rates = rounds(lanes, throughput)
-        waits = rounds(lanes, latency)
+        busy = in_turns(lanes, throughput)
+        alone = in_turns(lanes, latency)
     return [
-        *compared("hello", rates[0], rates[1], waits[0], waits[1], least=60.0, most=200.0),
-        *compared("the same app, exported", rates[0], rates[2], waits[0], waits[2]),
+        *compared("hello", busy[0], busy[1], alone[0], alone[1], least=60.0, most=200.0),
+        *costs(busy[0], busy[1]),
+        *compared("the same app, exported", busy[0], busy[2], alone[0], alone[2]),
     ]
 
 
-def rounds(
-    lanes: list[tuple[Server, bytes]], measured: Callable[[Server, bytes], float]
-) -> list[list[float]]:
-    """What each lane measured, round by round; one round before that warms them."""
+def in_turns(lanes: list[tuple[Server, bytes]], measured: Callable[[Server, bytes], T]) -> list[list[T]]:
+    """What each lane measured, round by round; a round before that warms them."""
     for server, payload in lanes:
         drive(server.plan(payload, connections=CONNECTIONS, seconds=0.4))
     results = [[measured(server, payload) for server, payload in lanes] for _ in range(ROUNDS)]
     return [list(column) for column in zip(*results, strict=True)]
 
 
-def throughput(server: Server, payload: bytes) -> float:
-    return rate(drive(server.plan(payload, connections=CONNECTIONS, seconds=SECONDS)))
+def throughput(server: Server, payload: bytes) -> Round:
+    before = server.cpu()
+    samples = drive(server.plan(payload, connections=CONNECTIONS, seconds=SECONDS))
+    used = {name: after - before.get(name, 0.0) for name, after in server.cpu().items()}
+    return Round(rate(samples), {name: seconds * 1e6 / len(samples) for name, seconds in used.items()})
 
 
 def latency(server: Server, payload: bytes) -> float:
@@ -66,28 +79,39 @@ def latency(server: Server, payload: bytes) -> float:
 
 def compared(
     name: str,
-    base_rates: list[float],
-    rates: list[float],
-    base_waits: list[float],
-    waits: list[float],
+    base: list[Round],
+    ours: list[Round],
+    base_alone: list[float],
+    alone: list[float],
     *,
     least: float | None = None,
     most: float | None = None,
 ) -> list[Number]:
     """The medians, and the medians of what each pair of rounds says."""
     median = statistics.median
-    shares = [100 * ours / base for ours, base in zip(rates, base_rates, strict=True)]
-    added = [ours - base for ours, base in zip(waits, base_waits, strict=True)]
+    shares = [100 * pair[1].rate / pair[0].rate for pair in zip(base, ours, strict=True)]
+    added = [pair[1] - pair[0] for pair in zip(base_alone, alone, strict=True)]
     return [
         Number(
             what=f"{name}: requests/s, {CONNECTIONS} connections",
-            value=median(rates),
+            value=median(each.rate for each in ours),
             unit="/s",
-            baseline=median(base_rates),
+            baseline=median(each.rate for each in base),
         ),
         Number(what=f"{name}: share of the baseline", value=median(shares), unit="%", least=least),
-        Number(
-            what=f"{name}: p50 with one client", value=median(waits), unit="µs", baseline=median(base_waits)
-        ),
+        Number(what=f"{name}: p50, one client", value=median(alone), unit="µs", baseline=median(base_alone)),
         Number(what=f"{name}: added at p50", value=median(added), unit="µs", most=most),
+    ]
+
+
+def costs(base: list[Round], ours: list[Round]) -> list[Number]:
+    """CPU per request: what else runs on the machine moves it less than it moves rates."""
+
+    def of(rounds: list[Round], *names: str) -> float:
+        return statistics.median(sum(each.cpu[name] for name in names) for each in rounds)
+
+    both = of(ours, "fn-gateway", "fn:hello")
+    return [
+        Number(what="hello: CPU of gateway and worker", value=both, unit="µs", baseline=of(base, "")),
+        Number(what="hello: CPU of the gateway", value=of(ours, "fn-gateway"), unit="µs"),
     ]

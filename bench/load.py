@@ -25,7 +25,7 @@ _CODE = re.compile(rb'"code": ?"([A-Z_]+)"')
 _PAUSE_S = 0.002  # before another try at a server that refuses
 _PATIENCE_S = 20.0
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).absolute().parent.parent
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,6 +107,15 @@ class Server:
 
         return eventually(found, f"process {name}")
 
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU that its processes have used so far, by name."""
+        used: dict[str, float] = {}
+        for pid, name in {self.process.pid: "", **self.family()}.items():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = psutil.Process(pid).cpu_times()
+                used[name] = used.get(name, 0.0) + times.user + times.system
+        return used
+
     def metric(self) -> dict[str, Any]:
         """What the server counts per function: the `functions` of `/_internal/metric`."""
         headers = {"authorization": f"Bearer {token('service_role')}"}

@@ -99,6 +99,7 @@ class Stream(asyncio.Protocol, Generic[T]):
         self._unpacker = Unpacker()
         self._frames: deque[tuple[T, int]] = deque()
         self._waiting = 0  # bytes in `_frames`
+        self._soon = b""
         self._paused = False
         self._reader: asyncio.Future[None] | None = None
         self._writers: deque[asyncio.Future[None]] = deque()
@@ -112,25 +113,20 @@ class Stream(asyncio.Protocol, Generic[T]):
 
     def send(self, *frames: Any) -> None:
         """Queue frames for sending, as one write. A closed connection swallows them."""
+        data = self._soon + (pack(frames[0]) if len(frames) == 1 else b"".join(map(pack, frames)))
+        self._soon = b""
         if not self.closed:
-            data = pack(frames[0]) if len(frames) == 1 else b"".join(map(pack, frames))
             self._transport.write(data)
 
-    def send_now(self, frame: Any) -> None:
-        """Put a frame on the wire before returning, so that not even our death takes it back."""
-        if self.closed:
-            return
-        data = pack(frame)
-        if self._transport.get_write_buffer_size() == 0:
-            try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:
-                pass
-            except OSError:
-                self.abort()
-                return
-        if data:
-            self._transport.write(data)
+    def send_soon(self, frame: Any) -> None:
+        """Queue a frame to go with the next one, or at the end of the event loop's turn."""
+        if not self._soon:
+            self._loop.call_soon(self._send_soon)
+        self._soon += pack(frame)
+
+    def _send_soon(self) -> None:
+        if self._soon:
+            self.send()
 
     async def drain(self) -> None:
         """Wait until the other side has taken what was sent, down to a small rest.
@@ -179,7 +175,6 @@ class Stream(asyncio.Protocol, Generic[T]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
-        self._fd: int = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -35,7 +35,8 @@ class FunctionsError(Exception):
     default: ClassVar[str] = ""
 
     def __init__(self, message: str = "") -> None:
-        self.message = message or self.default or (type(self).__doc__ or "").strip().splitlines()[0]
+        said = type(self).__doc__ or FunctionsError.__doc__ or ""
+        self.message = message or self.default or said.strip().partition("\n")[0]
         super().__init__(self.message)
 
 

@@ -24,7 +24,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # --- gateway ↔ worker, one connection per request in flight --------------------------------
 
 
-class Head(Frame, tag="H", frozen=True, kw_only=True):
+class Head(msgspec.Struct, tag="H", array_like=True, gc=False, kw_only=True):
     """Gateway → worker: a request or a WebSocket begins.
 
     Attributes:
@@ -32,13 +32,15 @@ class Head(Frame, tag="H", frozen=True, kw_only=True):
             host gives up; 0 means never.
         claims: the verified claims of the token; None when the function asked for no check.
         path: percent-decoded, as the function shall see it; `root_path` is what was cut off.
+        generation: the one that answers; set when it is the request's turn, so that a Head is
+            the one frame that is not frozen.
         more: a body follows in `Body` frames.
     """
 
     protocol: int = PROTOCOL
     kind: str = "http"  # or "websocket"
     request_id: str
-    generation: str
+    generation: str = ""
     method: str
     path: str
     raw_path: bytes
@@ -119,10 +121,10 @@ class ModelCard(Frame, tag="MC", frozen=True):
 
 
 class Boot(Frame, tag="BT", frozen=True, kw_only=True):
-    """Gateway → worker, with descriptors [snapshot, engine?]: become this function.
+    """Gateway → worker, with descriptors [snapshot, marks, engine?]: become this function.
 
-    The snapshot descriptor holds `msgpack({path: bytes})`; it is shared, so it is read
-    with `pread`. The engine's descriptor is absent while the engine is down.
+    The snapshot holds `msgpack({path: bytes})`; it is shared, so it is read with `pread`.
+    `marks` is the memory of `runtime.marks`. The engine's is absent while the engine is down.
     """
 
     protocol: int = PROTOCOL
@@ -163,6 +165,7 @@ class Connect(Frame, tag="CN", frozen=True):
     """
 
     name: str = ""
+    slot: int = 0  # of the connection's mark, see `runtime.marks`
 
 
 class EngineAt(Frame, tag="EA", frozen=True):

@@ -26,7 +26,7 @@ async def handler(request):
     name = (await request.json())["name"]
     return {"message": f"Hello {name}!"}
 """
-_READY = re.compile(r"Serving functions on (http://\S+?)/functions/v1/|Serving functions on (http://\S+?)/<")
+_READY = re.compile(r"Serving functions on ((http://[^/\s]+)\S*)/<")
 
 
 def eventually(probe: Callable[[], T], what: str, seconds: float = 20.0) -> T:
@@ -101,8 +101,7 @@ class Server:
             if match is None:
                 assert self.process.poll() is None, f"the server ended:\n{self.log}"
                 return False
-            self.url = match[1] or match[2]
-            self.functions = self.url + ("/functions/v1" if match[1] else "")
+            self.functions, self.url = match[1], match[2]
             return True
 
         eventually(found, "the banner")

@@ -92,11 +92,6 @@ class EngineClient:
         """Have a model loaded. Raises as `embed` does."""
         await self._at_home(self._ask(frames.Warm(next(self._ids), model)))
 
-    def close(self) -> None:
-        """Hang up. Calls that wait go on waiting for another `attach`."""
-        if self._line is not None:
-            self._line.close()
-
     async def _at_home(self, work: Coroutine[Any, Any, T]) -> T:
         """Run where the connection lives: a plain `def` handler may have a loop of its own."""
         if self._loop is None or self._loop is asyncio.get_running_loop():

@@ -123,7 +123,6 @@ class Gateway:
         return frames.Head(
             kind=scope["type"],
             request_id=exchange.request_id,
-            generation="",  # told when it is clear which one serves
             method=scope.get("method", "GET"),
             path=scope["path"][len(self._prefix) :],
             raw_path=f"/{function.name}{rest}".encode("latin-1"),

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
-from runtime.errors import MalformedToken, NoCredentials, Unauthorized
+from runtime.errors import MalformedToken, NoCredentials
 from runtime.gateway.jwks import JwksSource
 from runtime.gateway.tokens import Verified, Verifier
 from runtime.project.settings import Auth, Keys
@@ -119,11 +119,7 @@ class Authenticator:
         verified = self._remembered.get(digest)
         if verified is None:
             return None
-        try:
-            verified.check(self._clock())
-        except Unauthorized:
-            del self._remembered[digest]
-            raise
+        verified.check(self._clock())
         self._remembered.move_to_end(digest)
         return verified.claims
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from runtime import frames
 from runtime.errors import (
     ChannelClosed,
@@ -59,12 +57,6 @@ async def connection(pool: Pool, worker: Worker) -> ResponseStream:
         raise NotAccepted from error
 
 
-def addressed(head: frames.Head, pool: Pool, feed: Feed | None = None) -> frames.Head:
-    """The head for the generation that it goes to."""
-    more = feed is not None and feed.expects_body
-    return msgspec.structs.replace(head, generation=pool.generation.name, more=more)
-
-
 async def dispatch(exchange: Exchange, function: Function, deployment: Deployment, head: frames.Head) -> None:
     """Have a worker answer the request.
 
@@ -78,12 +70,14 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
     """
     feed = Feed(exchange.scope, exchange.receive, int(function.limits.max_body_mb * 1_000_000))
     keeps = function.retry == "idempotent"
+    await feed.prefetch()
     for last in (False, True):
         pool, worker = await lease(deployment)
         relay = Relay(exchange, feed, keeps_body=keeps)
         try:
             stream = await connection(pool, worker)
-            await relay.run(stream, addressed(head, pool, feed), function.limits.idle_s)
+            head.generation = pool.generation.name
+            await relay.run(stream, head, function.limits.idle_s)
             return
         except NotAccepted:
             pool.discard(worker)
@@ -104,7 +98,6 @@ class Relay:
     def __init__(self, exchange: Exchange, feed: Feed, *, keeps_body: bool) -> None:
         self._exchange, self._feed = exchange, feed
         self._keeps_body = keeps_body
-        self._accepted = False
         self._idle: IdleTimeout | None = None
         self.reusable: ResponseStream | None = None
 
@@ -114,9 +107,10 @@ class Relay:
         Raises:
             NotAccepted: the worker went before it began.
         """
+        stream.begin()
+        stream.on_accepted = self._on_accepted
+        stop_feeding = self._feed.begin(head, stream)
         loop = asyncio.get_running_loop()
-        stream.send(head)
-        pouring = loop.create_task(self._feed.pour(stream))
         timer = loop.call_later(idle_s, self._expire, stream, idle_s) if idle_s else None
         try:
             await self._until_start(stream, timer)
@@ -124,29 +118,27 @@ class Relay:
             if not self._feed.more:
                 self.reusable = stream
         except ChannelClosed:
-            raise self._reason() from None
+            raise self._reason(stream) from None
         finally:
             if timer is not None:
                 timer.cancel()
-            pouring.cancel()
+            stop_feeding()
+            stream.on_accepted = None
             if self.reusable is None:
                 stream.abort()
 
     async def _until_start(self, stream: ResponseStream, timer: asyncio.TimerHandle | None) -> None:
-        while True:
-            match await stream.receive():
-                case frames.Accepted():
-                    self._accepted = self._exchange.accepted = True
-                    self._feed.accepted(keep=self._keeps_body)
-                case frames.Start(status, headers):
-                    if timer is not None:
-                        timer.cancel()
-                    self._feed.accepted()
-                    await self._exchange.start(status, headers)
-                    return
-                case frames.Failure(code, message):
-                    self.reusable = None if self._feed.more else stream
-                    raise Reported(code, message)
+        match await stream.receive():
+            case frames.Start(status, headers):
+                if timer is not None:
+                    timer.cancel()
+                self._feed.accepted()
+                await self._exchange.start(status, headers)
+            case frames.Failure(code, message):
+                self.reusable = None if self._feed.more else stream
+                raise Reported(code, message)
+            case frame:
+                raise AssertionError(f"a {type(frame).__name__} before the response's start")
 
     async def _rest(self, stream: ResponseStream) -> None:
         while True:
@@ -157,11 +149,15 @@ class Relay:
             if not frame.more:
                 return
 
+    def _on_accepted(self) -> None:
+        self._exchange.accepted = True
+        self._feed.accepted(keep=self._keeps_body)
+
     def _expire(self, stream: ResponseStream, idle_s: float) -> None:
         self._idle = IdleTimeout(f"The function sent no response within {idle_s:g} s (idle_s)")
         stream.abort()
 
-    def _reason(self) -> Exception:
+    def _reason(self, stream: ResponseStream) -> Exception:
         """Why the connection to the worker closed."""
         failure: FunctionsError | ClientGone | None = self._idle or self._feed.failure
         if isinstance(failure, ClientGone):
@@ -170,6 +166,7 @@ class Relay:
             return Broken()
         if failure is not None:
             return failure
-        if not self._accepted or (self._keeps_body and self._feed.replayable):
+        self._exchange.accepted = stream.accepted
+        if not stream.accepted or (self._keeps_body and self._feed.replayable):
             return NotAccepted()
         return WorkerError()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 
 from starlette.types import Receive, Scope
 
 from runtime import frames
 from runtime.channel import CHUNK
 from runtime.errors import BadRequest, ChannelClosed, FunctionsError, PayloadTooLarge
+from runtime.gateway.client import CLIENT, Client
 from runtime.gateway.worker import ResponseStream
 
 KEPT = 64 * 1024
@@ -34,7 +36,8 @@ class Feed:
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
+        self._scope, self._receive, self._limit = scope, receive, limit
+        self._client: Client | None = scope.get(CLIENT)
         self._kept: list[bytes] = []
         self._size = 0
         self._accepted = asyncio.Event()
@@ -44,11 +47,6 @@ class Feed:
             raise self._too_large()
         self.failure: FunctionsError | ClientGone | None = None
         """Why the worker's connection was aborted, when it was for the client's sake."""
-
-    @property
-    def expects_body(self) -> bool:
-        """A body follows the head, from the client or from what was kept."""
-        return self.more or bool(self._kept)
 
     @property
     def replayable(self) -> bool:
@@ -65,37 +63,54 @@ class Feed:
             self._kept.clear()
         self._accepted.set()
 
-    async def pour(self, stream: ResponseStream) -> None:
-        """Send the body to a worker, then watch for the client's leaving.
+    async def prefetch(self) -> None:
+        """Take the body in one go if all of it is here: most requests need no more."""
+        if self.more and self._client is not None and self._client.has_sent_all(self._scope):
+            self._kept.append(await self._next())
 
-        Does not return before one of them goes; aborts the connection to the worker and
-        sets `failure` when it is the client's doing.
+    def begin(self, head: frames.Head, stream: ResponseStream) -> Callable[[], object]:
+        """Send the head and what is here of the body; pass on the rest as it comes.
+
+        Until the returned function is called, the client's leaving (and a body that breaks a
+        limit) aborts the connection to the worker and says why in `failure`.
         """
+        head.more = self.more or bool(self._kept)
+        stream.send(head, *self._pieces())
+        if self._client is None or self.more:
+            return asyncio.get_running_loop().create_task(self._pour(stream)).cancel
+        client = self._client
+        client.on_leave = lambda: self._fail(ClientGone(), stream)
+        return lambda: setattr(client, "on_leave", None)
+
+    def _pieces(self) -> Iterator[frames.Body]:
+        """What was kept, as frames that are no longer than a frame may be."""
+        for index, data in enumerate(self._kept):
+            last = index + 1 == len(self._kept) and not self.more
+            yield from _cut(data, last)
+
+    def _fail(self, failure: FunctionsError | ClientGone, stream: ResponseStream) -> None:
+        self.failure = failure
+        stream.abort()
+
+    async def _pour(self, stream: ResponseStream) -> None:
+        """Pass on the rest, no faster than the worker takes it, then watch for the client's leaving."""
         try:
-            await self._pour(stream)
+            while self.more:
+                if self._size >= KEPT and not self._accepted.is_set():
+                    await self._accepted.wait()
+                await self._pass_on(stream)
+            await self._next()
         except ChannelClosed:
             return
         except (FunctionsError, ClientGone) as failure:
-            self.failure = failure
-            stream.abort()
-
-    async def _pour(self, stream: ResponseStream) -> None:
-        kept = list(self._kept)
-        for index, piece in enumerate(kept):
-            stream.send(frames.Body(piece, self.more or index + 1 < len(kept)))
-        while self.more:
-            if self._size >= KEPT and not self._accepted.is_set():
-                await self._accepted.wait()
-            await self._pass_on(stream)
-        await self._next()
+            self._fail(failure, stream)
 
     async def _pass_on(self, stream: ResponseStream) -> None:
         data = await self._next()
         if self._size <= KEPT or not self._accepted.is_set():
             self._kept.append(data)
-        for offset in range(0, max(len(data), 1), CHUNK):
-            rest = offset + CHUNK < len(data)
-            stream.send(frames.Body(data[offset : offset + CHUNK], self.more or rest))
+        for piece in _cut(data, last=not self.more):
+            stream.send(piece)
             await stream.drain()
 
     async def _next(self) -> bytes:
@@ -113,6 +128,15 @@ class Feed:
         return PayloadTooLarge(
             f"The request body is over this function's limit of {self._limit / 1e6:g} MB (max_body_mb)"
         )
+
+
+def _cut(data: bytes, last: bool) -> Iterator[frames.Body]:
+    """Frames for a piece of the body; `last`: nothing follows it."""
+    if len(data) <= CHUNK:
+        yield frames.Body(data, not last)
+        return
+    for offset in range(0, len(data), CHUNK):
+        yield frames.Body(data[offset : offset + CHUNK], not last or offset + CHUNK < len(data))
 
 
 def _announced(scope: Scope) -> int | None:

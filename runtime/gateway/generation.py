@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-
 import msgspec
 
 from runtime.project.settings import Function
@@ -37,16 +34,3 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Generation({self.function.name}, {self.name})"
-
-
-def archive_file(archive: bytes) -> int:
-    """The archive as a descriptor that many workers can read at once."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("snapshot", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    view = memoryview(archive)
-    while view:
-        view = view[os.write(fd, view) :]
-    return fd

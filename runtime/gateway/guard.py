@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
 from runtime.errors import BadRequest, HeadersTooLarge, HeadTimeout, HostError, rule_of
 from runtime.gateway import requestid
+from runtime.gateway.client import CLIENT
+from runtime.gateway.cork import Corked
 from runtime.gateway.cors import grant, header
 from runtime.gateway.refusal import wire
 from runtime.project.settings import Cors
@@ -56,6 +59,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.refused = False
         self.head_since = 0.0  # when the open head began; 0: none is open
         self.head_timer: asyncio.TimerHandle | None = None
+        self.on_leave: Callable[[], None] | None = None
+
+    # --- what ASGI does not tell -----------------------------------------------------------
+
+    def has_sent_all(self, scope: Scope) -> bool:
+        """The whole of this request's body is here: `receive` will not wait for it."""
+        return self.cycle is not None and self.cycle.scope is scope and not self.cycle.more_body
 
     # --- the clock -------------------------------------------------------------------------
 
@@ -66,6 +76,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self.on_leave is not None:
+            self.on_leave()
 
     def _open_head(self) -> None:
         self.head_since = self.loop.time()
@@ -122,7 +134,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.loose, self.head_since, self.in_body = 0, 0.0, True
         if self.parser.should_upgrade():
             return  # `_upgrade` decides
+        self.scope[CLIENT] = self  # type: ignore[literal-required]
         super().on_headers_complete()
+        self.cycle.transport = Corked(self.transport, self.loop)  # type: ignore[assignment]
         self.headers = []  # takes the trailers: they must not become headers of a request that passed
 
     def on_body(self, body: bytes) -> None:

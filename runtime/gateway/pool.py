@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from runtime.errors import BootError, Overloaded, ShuttingDown
-from runtime.gateway.generation import Generation, archive_file
+from runtime.gateway.generation import Generation
 from runtime.gateway.worker import BootFailure, ResponseStream, Services, Worker
+from runtime.marks import shared_file
 
 State = Literal["booting", "ready", "failed", "draining"]
 
@@ -39,7 +40,7 @@ class Pool:
         self.on_failure: Callable[[BootFailure], None] = lambda failure: None
         self._slot, self._services = slot, services
         self._limits = generation.function.limits
-        self._archive = archive_file(generation.archive)
+        self._archive = shared_file(generation.archive)
         self._queue: deque[asyncio.Future[Worker]] = deque()
         self._failures = 0
         self._retry_at = 0.0

@@ -19,7 +19,13 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return fresh()
 
 
+_pool = b""
+
+
 def fresh() -> str:
-    """A random UUID, version 4."""
-    digits = os.urandom(16).hex()
+    """A random UUID, version 4. Randomness is fetched for 256 of them at once."""
+    global _pool
+    if not _pool:
+        _pool = os.urandom(16 * 256)
+    digits, _pool = _pool[:16].hex(), _pool[16:]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -10,7 +10,7 @@ from runtime import frames
 from runtime.channel import MAX_FRAME
 from runtime.errors import ChannelClosed, Reported, WorkerError
 from runtime.gateway.deployment import Deployment
-from runtime.gateway.dispatch import NotAccepted, addressed, connection, lease
+from runtime.gateway.dispatch import NotAccepted, connection, lease
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.worker import ResponseStream
 
@@ -35,8 +35,9 @@ async def carry(
         pool, worker = await lease(deployment)
         try:
             stream = await connection(pool, worker)
+            head.generation = pool.generation.name
             try:
-                await _Socket(exchange, stream, subprotocol).run(addressed(head, pool))
+                await _Socket(exchange, stream, subprotocol).run(head)
             finally:
                 stream.abort()
             return
@@ -54,6 +55,8 @@ class _Socket:
         self._open = False
 
     async def run(self, head: frames.Head) -> None:
+        self._stream.begin()
+        self._stream.on_accepted = self._on_accepted
         self._stream.send(head)
         inbound: asyncio.Task[None] | None = None
         try:
@@ -70,6 +73,9 @@ class _Socket:
             if inbound is not None:
                 inbound.cancel()
 
+    def _on_accepted(self) -> None:
+        self._exchange.accepted = True
+
     async def _accept(self, frame: frames.SocketAccept) -> None:
         self._open = True
         self._exchange.status = 101
@@ -80,8 +86,6 @@ class _Socket:
     async def _outbound(self, frame: frames.ResponseFrame) -> bool:
         """Pass a frame on to the client; whether it was the last."""
         match frame:
-            case frames.Accepted():
-                self._exchange.accepted = True
             case frames.SocketMessage(text, data):
                 await self._exchange.send({"type": "websocket.send", "text": text, "bytes": data})
             case frames.SocketClose(code, reason):
@@ -117,7 +121,7 @@ class _Socket:
         if self._open:
             self._exchange.code = "WORKER_ERROR"
             await self._close(_SERVER_ERROR, "the function ended")
-        elif self._exchange.accepted:
+        elif self._stream.accepted:
             raise WorkerError
         else:
             raise NotAccepted

@@ -93,8 +93,6 @@ class Verifier:
         if not isinstance(algorithm, str) or algorithm not in _ASYMMETRIC:
             raise UnsupportedAlgorithm(_unsupported(algorithm))
         key = await self.jwks.key(header.get("kid")) if self.jwks is not None else None
-        if key is not None and key.algorithm_name != algorithm:
-            raise BadAsymmetricToken
         return self._decode(token, key, BadAsymmetricToken)
 
     def _decode(self, token: bytes, key: PyJWK | None, refusal: type[Unauthorized]) -> Verified:

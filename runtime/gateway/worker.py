@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -18,12 +19,40 @@ from runtime.gateway.forker import Forker, Process
 from runtime.gateway.functionlog import read_pipe
 from runtime.gateway.generation import Generation
 from runtime.gateway.logbook import Logbook
+from runtime.marks import Marks, shared_file
 
 _from_worker = msgspec.msgpack.Decoder(frames.WorkerFrame)
 _responses = msgspec.msgpack.Decoder(frames.ResponseFrame)
 _THREADS, _CONCURRENCY = 8, 100
+_MARKS = 4096  # a page; connections never outnumber the requests in flight at one time
 
-ResponseStream = Stream[frames.ResponseFrame]
+
+class ResponseStream(Stream[frames.ResponseFrame]):
+    """A connection to a worker.
+
+    Attributes:
+        on_accepted: called at once when the worker tells that it has accepted a request.
+    """
+
+    def __init__(self, marks: Marks, slot: int) -> None:
+        super().__init__(_responses)
+        self.on_accepted: Callable[[], None] | None = None
+        self._marks, self._slot = marks, slot
+
+    @property
+    def accepted(self) -> bool:
+        """The worker has begun with the request last sent; still right after its death."""
+        return self._marks.is_set(self._slot)
+
+    def begin(self) -> None:
+        """A new request is about to be sent."""
+        self._marks.clear(self._slot)
+
+    def arrived(self, frame: frames.ResponseFrame, size: int) -> None:
+        if not isinstance(frame, frames.Accepted):
+            super().arrived(frame, size)
+        elif self.on_accepted is not None:
+            self.on_accepted()
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -66,6 +95,10 @@ class Worker:
         self.boot_ms = 0.0
         self.dead = False
         self._slot, self._services = slot, services
+        self._marks_file = shared_file(bytes(max(_MARKS, 2 * self.concurrency)))
+        self._marks = Marks(self._marks_file, os.fstat(self._marks_file).st_size)
+        self._slots: list[int] = []
+        self._new_slots = itertools.count()
         self._door: Door[frames.WorkerFrame] | None = None
         self._process: Process | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -121,7 +154,8 @@ class Worker:
             engine=engine is not None,
         )
         # Sent before the process exists, so that it need not wait for it.
-        self._door.send(boot, [os.dup(archive)] + ([] if engine is None else [engine]))
+        fds = [os.dup(archive), os.dup(self._marks_file)] + ([] if engine is None else [engine])
+        self._door.send(boot, fds)
         self._door.listen(asyncio.get_running_loop(), self._on_frame, self._on_lost)
         await read_pipe(log_reader, self._on_line)
         self._process = await services.forker.fork(function.name, self._slot, [theirs.detach(), log_writer])
@@ -131,8 +165,11 @@ class Worker:
         """A new connection to it."""
         assert self._door is not None
         ours, theirs = socket_pair()
-        self._door.send(frames.Connect(), [theirs.detach()])
-        return await open_stream(ours, lambda: Stream(_responses))
+        slot = self._slots.pop() if self._slots else next(self._new_slots)
+        self._door.send(frames.Connect(slot=slot), [theirs.detach()])
+        stream = await open_stream(ours, lambda: ResponseStream(self._marks, slot))
+        stream.on_lost = lambda: self._slots.append(slot)
+        return stream
 
     def meet_engine(self) -> None:
         """A new engine is up: lead the worker to it."""
@@ -160,6 +197,9 @@ class Worker:
         for stream in self.idle:
             stream.abort()
         self.idle.clear()
+        if self._marks_file >= 0:
+            os.close(self._marks_file)
+            self._marks_file = -1
 
     def _on_line(self, level: str, text: str, request_id: str) -> None:
         name = self.generation.function.name

@@ -78,10 +78,9 @@ def from_app(app: ASGIApp, name: str) -> ASGIApp:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         prefix: str = scope["root_path"]
         path: str = scope["path"]
-        if path == f"/{name}":
-            path += "/"
-        mounted = {**scope, "path": prefix + path, "root_path": f"{prefix}/{name}"}
-        mounted["raw_path"] = (prefix + path).encode()
+        slash = "/" if path == f"/{name}" else ""
+        mounted = {**scope, "path": prefix + path + slash, "root_path": f"{prefix}/{name}"}
+        mounted["raw_path"] = prefix.encode() + scope["raw_path"] + slash.encode()
         await app(mounted, receive, send)
 
     return application

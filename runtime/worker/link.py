@@ -13,6 +13,7 @@ from runtime import frames
 from runtime.channel import Stream
 from runtime.context import Call, current
 from runtime.errors import ChannelClosed, FunctionsError, rule_of
+from runtime.marks import Marks
 from runtime.worker import logs
 from runtime.worker.exchange import HttpExchange, SocketExchange, scope_of
 
@@ -38,13 +39,16 @@ class Host(Protocol):
 class Link(Stream[frames.RequestFrame]):
     """Serves the requests that arrive on one connection, one at a time.
 
+    Args:
+        slot: of this connection, in `marks`.
+
     Work that goes on after its response (a background task of the framework) does not
     hold the next request up; the connection's end cancels only a request in flight.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, marks: Marks, slot: int) -> None:
         super().__init__(_decoder)
-        self._host = host
+        self._host, self._marks, self._slot = host, marks, slot
         self._task: asyncio.Task[None] | None = None
         self.on_lost = self._cancel
 
@@ -66,7 +70,8 @@ class Link(Stream[frames.RequestFrame]):
         exchange = HttpExchange(self, head) if head.kind == "http" else SocketExchange(self)
         host.began()
         try:
-            self.send_now(frames.Accepted())
+            self._marks.set(self._slot)
+            self.send_soon(frames.Accepted())
             await host.application(scope_of(head), exchange.receive, self._finishing(exchange))
             if not exchange.finished:
                 self._incomplete(exchange)

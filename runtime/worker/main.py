@@ -21,6 +21,7 @@ from runtime import frames
 from runtime.ai import host as ai_host
 from runtime.channel import Door, open_stream
 from runtime.context import Call, current
+from runtime.marks import Marks
 from runtime.worker import adapt, loader, logs
 from runtime.worker.lifespan import Lifespan
 from runtime.worker.link import Link
@@ -52,7 +53,8 @@ class Worker:
     def __init__(self, boot: frames.Boot, fds: list[int], door: Door[frames.ControlFrame]) -> None:
         self._boot, self._door = boot, door
         self._snapshot = fds[0]
-        self._engine_fd = fds[1] if boot.engine else None
+        self._marks = Marks(fds[1], os.fstat(fds[1]).st_size)
+        self._engine_fd = fds[2] if boot.engine else None
         self.function = boot.function
         self.application: ASGIApp
         self._lifespan: Lifespan | None = None
@@ -142,7 +144,7 @@ class Worker:
     def _on_frame(self, frame: frames.ControlFrame, fds: list[int]) -> None:
         match frame:
             case frames.Connect():
-                self._spawn(self._connect(fds[0]))
+                self._spawn(self._connect(fds[0], frame.slot))
             case frames.EngineAt():
                 self._spawn(self._reach_engine(frame, fds[0]))
             case frames.Drain():
@@ -155,8 +157,8 @@ class Worker:
         self._links.add(task)
         task.add_done_callback(self._links.discard)
 
-    async def _connect(self, fd: int) -> None:
-        await open_stream(socket.socket(fileno=fd), lambda: Link(self))
+    async def _connect(self, fd: int, slot: int) -> None:
+        await open_stream(socket.socket(fileno=fd), lambda: Link(self, self._marks, slot))
 
     async def _reach_engine(self, frame: frames.EngineAt, fd: int) -> None:
         host = ai_host.current()

@@ -223,10 +223,10 @@ async def test_a_slow_engine_holds_back_the_frames_of_all_callers() -> None:
         stream = engine._streams[0]
         stream._transport.pause_reading()
         calls = [asyncio.create_task(client.embed("m", ["x" * 250_000])) for _ in range(40)]
-        while client._line is None or not client._line._congested:
+        for _ in range(200):
             await asyncio.sleep(0)
-        for _ in range(100):
-            await asyncio.sleep(0)
+        assert client._line is not None
+        assert client._line._congested
         assert client._line._transport.get_write_buffer_size() < 3 * 250_000
         stream._transport.resume_reading()
         engine.answering = True

@@ -92,7 +92,6 @@ async def test_truncation_is_reported_in_the_usage_and_in_one_log_line(
 ) -> None:
     async with local():
         session = ai.Session("gte-small")
-        assert session.last_usage is None
         await session.run(["short", LONG, "short", LONG])
         assert session.last_usage == ai.Usage(tokens=3 + 512 + 3 + 512, truncated=(1, 3))
     (record,) = [record for record in caplog.records if record.name == "runtime.ai"]
@@ -187,7 +186,7 @@ def test_an_unknown_model_without_an_llm_server_is_an_error_with_both_ways_out()
 
 @pytest.mark.parametrize("model", [None, "", 7])
 def test_a_model_without_a_name_is_refused(model: Any) -> None:
-    with pytest.raises(ai.InvalidInput, match="model's name is (NoneType|empty|int)"):
+    with pytest.raises(ai.InvalidInput, match=r"model's name is (NoneType|empty|int)"):
         ai.Session(model)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import uvicorn
@@ -16,6 +16,13 @@ from runtime.gateway.guard import GuardedHttpProtocol
 
 PATIENCE_S = 10.0
 """How long a test waits for what must happen soon."""
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what can be seen but does not tell."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 class Reply(NamedTuple):

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from runtime.gateway import guard
 from runtime.gateway.guard import guarded
 from runtime.project.settings import Cors
-from tests.gateway.sockets import Client, Reply, Server, serving
+from tests.gateway.sockets import Client, Reply, Server, eventually, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -290,7 +290,7 @@ async def test_what_lies_between_the_pieces_of_a_body_is_bounded(server: House, 
         sending = asyncio.create_task(client.send(endless))
         await expect_refusal(client, 431, "HEADERS_TOO_LARGE")
         await sending
-        await asyncio.wait_for(server.app.left.wait(), 5)
+        await asyncio.wait_for(server.app.left.wait(), 1)
 
 
 async def test_trailers_do_not_become_headers(server: House) -> None:
@@ -374,7 +374,7 @@ async def test_a_broken_body_ends_the_request_for_both_sides(server: House) -> N
         await client.send(CHUNKED + b"3\r\nabc\r\n")
         await client.send(b"nonsense\r\n")
         await expect_refusal(client, 400, "BAD_REQUEST")
-        await asyncio.wait_for(server.app.left.wait(), 5)
+        await asyncio.wait_for(server.app.left.wait(), 1)
 
 
 async def test_a_broken_body_under_a_running_answer_closes_without_the_last_chunk(server: House) -> None:
@@ -458,16 +458,14 @@ async def test_a_refused_client_that_stays_is_disconnected(
     async with server.client() as client:
         await client.send(b"nonsense\r\n\r\n")
         await client.until(b"\r\n\r\n")
-        while server.state.connections:
-            await asyncio.sleep(0.005)
+        await eventually(lambda: not server.state.connections)
 
 
 async def test_a_client_that_leaves_is_told_to_the_application(server: House) -> None:
     async with server.client() as client:
         await client.send(POST + b"Content-Length: 6\r\n\r\nabc")
-        while not server.app.scopes:
-            await asyncio.sleep(0.005)
-    await asyncio.wait_for(server.app.left.wait(), 5)
+        await eventually(lambda: server.app.scopes)
+    await asyncio.wait_for(server.app.left.wait(), 1)
 
 
 # --- without a socket ----------------------------------------------------------------------

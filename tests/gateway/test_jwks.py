@@ -15,6 +15,7 @@ from runtime.errors import BadAsymmetricToken, KeysError
 from runtime.gateway import jwks
 from runtime.gateway.jwks import JwksSource, parse
 from tests.gateway.signing import ec_key, ed_key, jwk, rsa_key
+from tests.gateway.sockets import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -105,8 +106,7 @@ async def test_callers_at_the_same_time_share_one_fetch() -> None:
     issuer.open.clear()
     keys = source(issuer)
     waiting = [asyncio.create_task(keys.key("e")) for _ in range(50)]
-    while not issuer.asked:
-        await asyncio.sleep(0)
+    await eventually(lambda: issuer.asked)
     issuer.open.set()
     assert {(await one).key_id for one in waiting} == {"e"}
     assert issuer.asked == 1
@@ -117,8 +117,7 @@ async def test_a_caller_that_leaves_does_not_take_the_fetch_from_the_others() ->
     issuer.open.clear()
     keys = source(issuer)
     leaving, staying = (asyncio.create_task(keys.key("e")) for _ in range(2))
-    while not issuer.asked:
-        await asyncio.sleep(0)
+    await eventually(lambda: issuer.asked)
     leaving.cancel()
     await asyncio.wait([leaving])
     issuer.open.set()
@@ -286,6 +285,6 @@ async def test_a_download_that_is_no_document_is_an_error(
 ) -> None:
     url, pages, asked = server
     pages["/bad"] = (status, content)
-    with pytest.raises(ValueError, match="status|larger"):
+    with pytest.raises(ValueError, match=r"status|larger"):
         await jwks.download(f"{url}/bad")
     assert asked == ["/bad"]

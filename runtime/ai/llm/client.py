@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import weakref
 from collections.abc import AsyncIterator
 from weakref import WeakKeyDictionary
@@ -179,10 +180,17 @@ def _hint(server: Server) -> str:
     return f"is the LLM server running? Check {server.source} in supabase/functions/.env"
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: httpx2.ConnectError) -> str:
     """What the system said, below what the libraries made of it."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, BaseExceptionGroup):
+            below = below.exceptions[0]
+        if isinstance(below, ConnectionError) and below.errno:
+            return os.strerror(below.errno).lower()
+        if isinstance(below, OSError) and below.errno:
+            return below.strerror or str(below)
+        below = below.__cause__ or below.__context__
     return str(error)
 
 

@@ -62,7 +62,7 @@ class Server(msgspec.Struct, frozen=True):
         """The server at this URL; credentials in it are sent as Basic authorization unless there is a key."""
         parts, port = _checked_url(host.strip(), source)
         address = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        url = f"{parts.scheme}://{address}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+        url = f"{parts.scheme}://{address}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
         authorization, secrets = _authorization((key or "").strip(), parts, key_source)
         return cls(url, mode, source, authorization, secrets)
 

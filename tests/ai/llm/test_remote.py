@@ -85,7 +85,9 @@ async def test_a_mapping_is_the_apis_own_body() -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 async def test_the_stream_option_wins_over_a_stream_in_the_body(wanted: bool) -> None:
     async with serve(answers) as upstream:
-        answer = await ai.Session("m", host=upstream.url).run({"prompt": "hi", "stream": not wanted}, stream=wanted)
+        answer = await ai.Session("m", host=upstream.url).run(
+            {"prompt": "hi", "stream": not wanted}, stream=wanted
+        )
         assert upstream.requests[0].json()["stream"] is wanted
         if wanted:
             assert [chunk async for chunk in answer] == generated(*SONG)
@@ -104,7 +106,11 @@ async def test_host_key_and_mode_come_from_the_environment(monkeypatch: pytest.M
         (request,) = upstream.requests
         assert request.path == "/openai/v1/chat/completions"
         assert request.headers["authorization"] == "Bearer sk-secret"
-        assert request.json() == {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        assert request.json() == {
+            "model": "m",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": True,
+        }
 
 
 @pytest.mark.parametrize("base", ["/v1", "/openai/v1/"])

@@ -68,6 +68,10 @@ def test_the_key_becomes_a_bearer_header_and_no_text_shows_it() -> None:
     assert server.clean("no such key: sk-secret!") == "no such key: ***!"
 
 
+def test_a_session_shows_neither_key_nor_host() -> None:
+    assert repr(ai.Session("m", host="http://u:hunter2@h", api_key="sk-secret")) == "Session('m')"
+
+
 def test_credentials_in_the_url_become_a_basic_header_and_leave_the_url() -> None:
     server = find("http://us%40er:hunter2@h:1/base")
     assert server.url == "http://h:1/base"
@@ -105,10 +109,10 @@ def test_the_mode_comes_from_the_argument_then_the_environment_then_is_ollama() 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ai.InvalidMode, match='^AI_INFERENCE_API_MODE: invalid mode .olama.: use "ollama" or "openaicomp'
+        ai.InvalidMode, match=r'^AI_INFERENCE_API_MODE: invalid mode .olama.: use "ollama" or "openaicomp'
     ):
         find(AI_INFERENCE_API_MODE="olama")
-    with pytest.raises(ai.InvalidMode, match="^invalid mode"):
+    with pytest.raises(ai.InvalidMode, match=r"^invalid mode"):
         Server.find({}, "http://h", None, "olama")
 
 

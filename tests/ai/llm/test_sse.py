@@ -35,8 +35,8 @@ def reference(stream: bytes) -> list[Event]:
 
 
 RECORDED = (
-    '\ufeffdata: {"a": "höre 火 🎵"}\r\n\r\n: a comment\r\ndata: one\ndata:two\n\nevent: error\rdata:  spaced\r\r'
-    "id: 7\nretry: 10\nunknown: x\ndata\n\ndata: [DONE]\n\n"
+    '\ufeffdata: {"a": "höre 火 🎵"}\r\n\r\n: a comment\r\ndata: one\ndata:two\n\n'
+    "event: error\rdata:  spaced\r\rid: 7\nretry: 10\nunknown: x\ndata\n\ndata: [DONE]\n\n"
 ).encode()
 
 

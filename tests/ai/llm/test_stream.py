@@ -36,10 +36,17 @@ STALLS = says(ndjson(*generated("a", done=False)), then=for_ever)
 
 
 @asynccontextmanager
-async def opened(script: Script, mode: str = "ollama", **options: Any) -> AsyncIterator[tuple[ai.Stream, Upstream]]:
+async def opened(
+    script: Script, mode: str = "ollama", **options: Any
+) -> AsyncIterator[tuple[ai.Stream, Upstream]]:
     async with serve(script) as upstream:
         stream = await ai.Session("m", host=upstream.url, mode=mode).run("hi", stream=True, **options)
         yield stream, upstream
+
+
+async def collect(stream: ai.Stream, pieces: list[bytes]) -> None:
+    async for piece in stream.body():
+        pieces.append(piece)
 
 
 async def sent(stream: ai.Stream) -> bytes:
@@ -84,11 +91,10 @@ async def test_each_object_is_an_event_of_its_own_as_it_comes() -> None:
 
 
 async def test_an_error_is_sent_as_an_event_and_then_raised_instead_of_done() -> None:
-    pieces = []
+    pieces: list[bytes] = []
     async with opened(BREAKS) as (stream, _):
         with pytest.raises(ai.UpstreamError, match="out of memory"):
-            async for piece in stream.body():
-                pieces.append(piece)
+            await collect(stream, pieces)
     assert b'"a"' in pieces[0]
     assert pieces[1:] == [
         b'event: error\ndata: {"code":"UPSTREAM_ERROR",'
@@ -97,11 +103,10 @@ async def test_an_error_is_sent_as_an_event_and_then_raised_instead_of_done() ->
 
 
 async def test_a_timeout_is_sent_as_an_event_and_then_raised() -> None:
-    pieces = []
+    pieces: list[bytes] = []
     async with opened(STALLS, timeout=0.2) as (stream, upstream):
         with pytest.raises(ai.InferenceTimeout):
-            async for piece in stream.body():
-                pieces.append(piece)
+            await collect(stream, pieces)
         await upstream.gone.wait()
     assert pieces[-1].startswith(b'event: error\ndata: {"code":"INFERENCE_TIMEOUT",')
 
@@ -134,11 +139,10 @@ async def test_text_is_the_text_alone() -> None:
 
 
 async def test_text_that_breaks_raises_after_what_came() -> None:
-    pieces = []
+    pieces: list[bytes] = []
     async with opened(BREAKS) as (stream, _):
         with pytest.raises(ai.UpstreamError):
-            async for piece in stream.text().body():
-                pieces.append(piece)
+            await collect(stream.text(), pieces)
     assert pieces == [b"a"]
 
 
@@ -228,7 +232,9 @@ async def test_whoever_leaves_closes_the_connection(leave: Callable[[ai.Stream],
         await upstream.gone.wait()
 
 
-@pytest.mark.parametrize("kind", ["never read", "broken out of", "left by an exception", "broken out of sending"])
+@pytest.mark.parametrize(
+    "kind", ["never read", "broken out of", "left by an exception", "broken out of sending"]
+)
 async def test_a_stream_that_nobody_holds_closes_the_connection(kind: str) -> None:
     async def handler(url: str) -> None:
         stream = await ai.Session("m", host=url).run("hi", stream=True, timeout=None)
