@@ -66,6 +66,9 @@ class Unpacker:
         Raises:
             FrameError: a header announces more than `MAX_FRAME` bytes.
         """
+        whole = self._one(data) if not self._buffer else None
+        if whole is not None:
+            return [whole]
         buffer = self._buffer
         buffer += data
         frames, start, end = [], 0, len(buffer)
@@ -82,6 +85,15 @@ class Unpacker:
         if start:
             del buffer[:start]
         return frames
+
+    @staticmethod
+    def _one(data: bytes) -> tuple[bytes, int] | None:
+        """The frame that `data` is, if it is exactly one: the usual case, without copies."""
+        header = int.from_bytes(data[:_HEADER], "little")
+        length = header & _LENGTH_MASK
+        if len(data) != length + _HEADER or length > MAX_FRAME:
+            return None
+        return data[_HEADER:], header >> 24
 
 
 class Stream(asyncio.Protocol, Generic[T]):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from runtime import frames
 from runtime.errors import (
     ChannelClosed,
@@ -13,6 +11,7 @@ from runtime.errors import (
     ShuttingDown,
     WorkerError,
 )
+from runtime.gateway.deadlines import Deadlines
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone, Feed
@@ -73,11 +72,11 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
     await feed.prefetch()
     for last in (False, True):
         pool, worker = await lease(deployment)
-        relay = Relay(exchange, feed, keeps_body=keeps)
+        relay = Relay(exchange, feed, pool.idle_limit, keeps_body=keeps)
         try:
             stream = await connection(pool, worker)
             head.generation = pool.generation.name
-            await relay.run(stream, head, function.limits.idle_s)
+            await relay.run(stream, head)
             return
         except NotAccepted:
             pool.discard(worker)
@@ -95,13 +94,13 @@ class Relay:
         reusable: the connection, once it has carried the whole of the request.
     """
 
-    def __init__(self, exchange: Exchange, feed: Feed, *, keeps_body: bool) -> None:
-        self._exchange, self._feed = exchange, feed
+    def __init__(self, exchange: Exchange, feed: Feed, idle_limit: Deadlines, *, keeps_body: bool) -> None:
+        self._exchange, self._feed, self._idle_limit = exchange, feed, idle_limit
         self._keeps_body = keeps_body
         self._idle: IdleTimeout | None = None
         self.reusable: ResponseStream | None = None
 
-    async def run(self, stream: ResponseStream, head: frames.Head, idle_s: float) -> None:
+    async def run(self, stream: ResponseStream, head: frames.Head) -> None:
         """Send the request and relay what comes back.
 
         Raises:
@@ -110,34 +109,38 @@ class Relay:
         stream.begin()
         stream.on_accepted = self._on_accepted
         stop_feeding = self._feed.begin(head, stream)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(idle_s, self._expire, stream, idle_s) if idle_s else None
         try:
-            await self._until_start(stream, timer)
+            await self._until_start(stream)
             await self._rest(stream)
             if not self._feed.more:
                 self.reusable = stream
         except ChannelClosed:
             raise self._reason(stream) from None
         finally:
-            if timer is not None:
-                timer.cancel()
             stop_feeding()
             stream.on_accepted = None
             if self.reusable is None:
                 stream.abort()
 
-    async def _until_start(self, stream: ResponseStream, timer: asyncio.TimerHandle | None) -> None:
-        match await stream.receive():
+    async def _until_start(self, stream: ResponseStream) -> None:
+        def expire() -> None:
+            limit = self._idle_limit.seconds
+            self._idle = IdleTimeout(f"The function sent no response within {limit:g} s (idle_s)")
+            stream.abort()
+
+        self._idle_limit.add(expire)
+        try:
+            frame = await stream.receive()
+        finally:
+            self._idle_limit.remove(expire)
+        match frame:
             case frames.Start(status, headers):
-                if timer is not None:
-                    timer.cancel()
                 self._feed.accepted()
                 await self._exchange.start(status, headers)
             case frames.Failure(code, message):
                 self.reusable = None if self._feed.more else stream
                 raise Reported(code, message)
-            case frame:
+            case _:
                 raise AssertionError(f"a {type(frame).__name__} before the response's start")
 
     async def _rest(self, stream: ResponseStream) -> None:
@@ -152,10 +155,6 @@ class Relay:
     def _on_accepted(self) -> None:
         self._exchange.accepted = True
         self._feed.accepted(keep=self._keeps_body)
-
-    def _expire(self, stream: ResponseStream, idle_s: float) -> None:
-        self._idle = IdleTimeout(f"The function sent no response within {idle_s:g} s (idle_s)")
-        stream.abort()
 
     def _reason(self, stream: ResponseStream) -> Exception:
         """Why the connection to the worker closed."""

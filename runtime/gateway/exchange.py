@@ -46,7 +46,7 @@ class Exchange:
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send status and headers, and the request id with them."""
         self.status = status
-        kept = [pair for pair in headers if pair[0].lower() not in _HOP_BY_HOP]
+        kept = [pair for pair in headers if pair[0] not in _HOP_BY_HOP]
         kept.append((requestid.HEADER, self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
 

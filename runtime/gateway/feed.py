@@ -40,7 +40,8 @@ class Feed:
         self._client: Client | None = scope.get(CLIENT)
         self._kept: list[bytes] = []
         self._size = 0
-        self._accepted = asyncio.Event()
+        self._is_accepted = False
+        self._waiting: asyncio.Future[None] | None = None
         length = _announced(scope)
         self.more = length != 0  # something is still to come from the client
         if limit and length is not None and length > limit:
@@ -61,7 +62,9 @@ class Feed:
         """
         if not keep:
             self._kept.clear()
-        self._accepted.set()
+        self._is_accepted = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def prefetch(self) -> None:
         """Take the body in one go if all of it is here: most requests need no more."""
@@ -96,8 +99,9 @@ class Feed:
         """Pass on the rest, no faster than the worker takes it, then watch for the client's leaving."""
         try:
             while self.more:
-                if self._size >= KEPT and not self._accepted.is_set():
-                    await self._accepted.wait()
+                if self._size >= KEPT and not self._is_accepted:
+                    self._waiting = asyncio.get_running_loop().create_future()
+                    await self._waiting
                 await self._pass_on(stream)
             await self._next()
         except ChannelClosed:
@@ -107,7 +111,7 @@ class Feed:
 
     async def _pass_on(self, stream: ResponseStream) -> None:
         data = await self._next()
-        if self._size <= KEPT or not self._accepted.is_set():
+        if self._size <= KEPT or not self._is_accepted:
             self._kept.append(data)
         for piece in _cut(data, last=not self.more):
             stream.send(piece)

@@ -21,6 +21,9 @@ _REMEDY = (
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+?)\.?(?::[0-9]{0,5})?")
 
 
+_REMEMBERED = 64
+
+
 class HostCheck:
     """Decides by the Host header whether a request is served.
 
@@ -33,6 +36,7 @@ class HostCheck:
         self.strict = _is_loopback(settings.host)
         names = (*_ALWAYS, settings.host, *settings.hosts)
         self.names = {name.lower().rstrip(".").encode() for name in names}
+        self._allowed: set[bytes] = set()  # spellings that passed; bounded, since clients choose them
 
     def allows(self, host: bytes | None) -> bool:
         """Whether a request with this Host header (None: it has none) is served."""
@@ -50,8 +54,12 @@ class HostCheck:
         if not self.strict:
             return
         hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) == 1 and hosts[0] in self._allowed:
+            return
         if len(hosts) != 1 or not self.allows(hosts[0]):
             raise BadRequest(_REMEDY)
+        if len(self._allowed) < _REMEMBERED:
+            self._allowed.add(hosts[0])
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from runtime.project.load import load
 from runtime.project.settings import Keys, Options, Project
 
 _CATALOG_WAIT_S = 5.0
+_GC_THRESHOLDS = 20_000, 20, 50  # requests leave few cycles; looking for them at every few costs 5 %
 
 _decoder = msgspec.msgpack.Decoder(frames.SupervisorToGateway)
 
@@ -95,6 +97,8 @@ class Main:
             self._on_frame(frame, fds)
         self._door.listen(loop, self._on_frame, lambda: os._exit(1))
         settings = self._project.settings
+        gc.freeze()  # what exists now lives as long as the process
+        gc.set_threshold(*_GC_THRESHOLDS)
         app = CorsMiddleware(self._gateway, settings.cors, self._gateway.forwards_preflight)
         protocol = guarded(settings.max_head_kb * 1024, settings.head_s, self._refused, settings.cors)
         self._server = server.make(app, settings, protocol)

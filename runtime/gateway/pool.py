@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from runtime.errors import BootError, Overloaded, ShuttingDown
+from runtime.gateway.deadlines import Deadlines
 from runtime.gateway.generation import Generation
 from runtime.gateway.worker import BootFailure, ResponseStream, Services, Worker
 from runtime.marks import shared_file
@@ -29,6 +30,7 @@ class Pool:
         state: "failed" until the next attempt, which a later request starts.
         restarts: workers that had to be replaced.
         last_error: why the last boot failed, for the log and for operators.
+        idle_limit: of the function: how long it may take to its first byte.
     """
 
     def __init__(self, generation: Generation, slot: int, services: Services) -> None:
@@ -40,6 +42,7 @@ class Pool:
         self.on_failure: Callable[[BootFailure], None] = lambda failure: None
         self._slot, self._services = slot, services
         self._limits = generation.function.limits
+        self.idle_limit = Deadlines(self._limits.idle_s)
         self._archive = shared_file(generation.archive)
         self._queue: deque[asyncio.Future[Worker]] = deque()
         self._failures = 0

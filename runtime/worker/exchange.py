@@ -41,6 +41,11 @@ def scope_of(head: frames.Head) -> Scope:
     return scope
 
 
+def _headers(message: Message) -> frames.Headers:
+    """Header names in lower case, as ASGI demands and not every application heeds."""
+    return [(name.lower(), value) for name, value in message.get("headers", ())]
+
+
 class HttpExchange:
     """The `receive` and `send` of one request.
 
@@ -85,8 +90,7 @@ class HttpExchange:
         if self._stream.closed:
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
-            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            self._start = frames.Start(message["status"], headers)
+            self._start = frames.Start(message["status"], _headers(message))
         elif message["type"] == "http.response.body" and not self.finished:
             await self._send_body(message.get("body", b""), message.get("more_body", False))
 
@@ -144,15 +148,14 @@ class SocketExchange:
         match message["type"]:
             case "websocket.accept":
                 self.started = True
-                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-                self._stream.send(frames.SocketAccept(message.get("subprotocol"), headers))
+                self._stream.send(frames.SocketAccept(message.get("subprotocol"), _headers(message)))
             case "websocket.send":
                 self._stream.send(frames.SocketMessage(message.get("text"), message.get("bytes")))
             case "websocket.close":
                 self.finished = True
                 self._stream.send(frames.SocketClose(message.get("code", 1000), message.get("reason") or ""))
             case "websocket.http.response.start":
-                self._denial = frames.Start(message["status"], list(message.get("headers", ())))
+                self._denial = frames.Start(message["status"], _headers(message))
             case "websocket.http.response.body":
                 self._deny(message.get("body", b""), message.get("more_body", False))
         try:

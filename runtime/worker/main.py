@@ -16,7 +16,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 import runtime.ai
-import runtime.ai.llm.client  # imported by the template, so that no first call pays for it
+import runtime.ai.llm.remote  # imported by the template, so that no first call pays for it
 from runtime import frames
 from runtime.ai import host as ai_host
 from runtime.channel import Door, open_stream
