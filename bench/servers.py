@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ from bench.load import ROOT, Plan, request
 
 T = TypeVar("T")
 
+MODEL = "all-minilm-l6-v2"
+NO_MODELS = "[ai]\npreload = []\n"
 SECRET = "a-signing-secret-for-measuring-that-is-long-enough"
 _URL = re.compile(rb"Serving functions on (http://\S+:(\d+))/")
 _KEPT = 1 << 16
@@ -123,9 +126,15 @@ class Server:
         functions: dict[str, Any] = page.raise_for_status().json()["functions"]
         return functions
 
-    def plan(self, payload: bytes, **options: Any) -> Plan:
+    def ask(self, function: str) -> str:
+        """The body of an answer to a POST with the anon key."""
+        headers = {"authorization": f"Bearer {token()}"}
+        page = httpx2.post(f"{self.url}/functions/v1/{function}", headers=headers)
+        return page.raise_for_status().text
+
+    def plan(self, *payloads: bytes, **options: Any) -> Plan:
         """A plan for the load generator."""
-        return Plan(port=self.port, payload=payload, **options)
+        return Plan(port=self.port, payloads=payloads, **options)
 
 
 def token(role: str = "anon") -> str:
@@ -144,12 +153,18 @@ HELLO = call("hello", b'{"name":"Functions"}')
 
 
 @contextlib.contextmanager
-def project(functions: Mapping[str, str], config: str = "[ai]\npreload = []\n") -> Iterator[Path]:
-    """A project for a while: for each name the source of its index.py; "" takes our example."""
+def project(functions: Mapping[str, str], config: str = NO_MODELS, env: str = "") -> Iterator[Path]:
+    """A project for a while.
+
+    Args:
+        functions: for each name the source of its index.py; "" takes our example of that name.
+        config, env: the contents of config.toml and the env file.
+    """
     with TemporaryDirectory(prefix="bench-") as folder:
         root = Path(folder)
         (root / "supabase" / "functions").mkdir(parents=True)
         (root / "supabase" / "config.toml").write_text(config)
+        (root / "supabase" / "functions" / ".env").write_text(env)
         for name, source in functions.items():
             entry = root / "functions" / name / "index.py"
             entry.parent.mkdir(parents=True)
@@ -157,6 +172,24 @@ def project(functions: Mapping[str, str], config: str = "[ai]\npreload = []\n") 
                 entry.write_text(source)
             else:
                 shutil.copyfile(ROOT / "functions" / name / "index.py", entry)
+        yield root
+
+
+@functools.cache
+def models() -> TemporaryDirectory[str]:
+    """A data folder with the embedded model, prepared once per run."""
+    folder = TemporaryDirectory(prefix="bench-models-")
+    command = [sys.executable, "-m", "runtime.cli.main", "models", "prepare", MODEL]
+    subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "XDG_DATA_HOME": folder.name}, check=True, stdout=sys.stderr
+    )
+    return folder
+
+
+@contextlib.contextmanager
+def embedding_project(functions: Mapping[str, str], config: str = "") -> Iterator[Path]:
+    """A project whose `EMBEDDING_MODEL` is the embedded one, which is loaded at the start."""
+    with project(functions, config, f"EMBEDDING_MODEL={MODEL}\n") as root:
         yield root
 
 
@@ -173,6 +206,11 @@ def serve(root: Path, **environ: str) -> contextlib.AbstractContextManager[Serve
     """Our server, as shipped: keys are checked, requests are logged."""
     command = ["runtime.cli.main", "serve", "--port", "0", "--root", str(root)]
     return running(Server(command, {"JWT_SECRET": SECRET, **environ}))
+
+
+def serve_models(root: Path) -> contextlib.AbstractContextManager[Server]:
+    """Our server, with the embedded model at hand."""
+    return serve(root, XDG_DATA_HOME=models().name)
 
 
 def baseline() -> contextlib.AbstractContextManager[Server]:

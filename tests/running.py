@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,20 +55,31 @@ def project(root: Path, functions: Mapping[str, str], config: str = "[ai]\nprelo
 class Server:
     """A running server.
 
+    Args:
+        via: a command that starts it, put before its own.
+
     Attributes:
         url: scheme, host and port.
         functions: `url` and the prefix: append `/NAME`.
     """
 
-    def __init__(self, root: Path, *arguments: str, env: Mapping[str, str] | None = None, **popen: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        via: Sequence[str] = (),
+        **popen: Any,
+    ) -> None:
         environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "JWT_SECRET": SECRET}
         if "XDG_DATA_HOME" in os.environ:
             environ["XDG_DATA_HOME"] = os.environ["XDG_DATA_HOME"]
         self.root = root
         self.url = self.functions = ""
         self._lines: list[str] = []
+        command = [sys.executable, "-m", "runtime.cli.main", "serve", "--port", "0", "--root", str(root)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runtime.cli.main", "serve", "--port", "0", "--root", str(root), *arguments],
+            [*via, *command, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environ | dict(env or {}),

@@ -8,16 +8,21 @@ from typing import Any
 
 from runtime import frames
 from runtime.channel import Door
-from runtime.errors import BootError
 
 
 class Process:
-    """A worker's process. `exited` resolves to its exit status when it has ended."""
+    """A worker's process.
+
+    Attributes:
+        pid: 0 until it exists.
+        doomed: it shall end as soon as it exists.
+        exited: resolves to its exit status when it has ended, or could not be made.
+    """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
-        self.forked: asyncio.Future[None] = loop.create_future()
+        self.doomed = False
         self.exited: asyncio.Future[int] = loop.create_future()
 
 
@@ -30,22 +35,16 @@ class Forker:
         self._forking: dict[int, Process] = {}
         self._living: dict[int, Process] = {}
 
-    async def fork(self, function: str, slot: int, fds: list[int]) -> Process:
-        """A new process for `function`, holding `fds` (its control socket and its log).
-
-        Raises:
-            BootError: the system refused.
-        """
+    def fork(self, function: str, slot: int, fds: list[int]) -> Process:
+        """Ask for a process for `function` that holds `fds` (its control socket and its log)."""
         token, process = next(self._tokens), Process()
         self._forking[token] = process
         self._door.send(frames.Fork(token, function, slot), fds)
-        await process.forked
-        if not process.pid:
-            raise BootError
         return process
 
     def kill(self, process: Process) -> None:
-        """End a process and what it started, now."""
+        """End a process and what it started: now, or as soon as it exists."""
+        process.doomed = True
         if process.pid and not process.exited.done():
             self._door.send(frames.Kill(process.pid))
 
@@ -54,12 +53,12 @@ class Forker:
         if process is None:
             return
         process.pid = frame.pid
-        if frame.pid:
-            self._living[frame.pid] = process
-        else:
+        if not frame.pid:
             process.exited.set_result(1)
-        if not process.forked.done():
-            process.forked.set_result(None)
+            return
+        self._living[frame.pid] = process
+        if process.doomed:
+            self.kill(process)
 
     def on_exited(self, frame: frames.Exited) -> None:
         process = self._living.pop(frame.pid, None)

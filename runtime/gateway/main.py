@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from shutil import rmtree
 from typing import Any
 
 import msgspec
@@ -78,7 +79,7 @@ class Main:
         self._logbook = Logbook(_look(project, boot), self._outlet.write)
         self._forker = Forker(door)
         self._engine = Engine(door, self._meet_engine, self._model_failed)
-        services = Services(self._forker, self._engine, self._logbook, project.settings.root)
+        services = Services(self._forker, self._engine, self._logbook, project.settings.root, boot.temp)
         self._registry = Registry(services, self._base)
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
@@ -102,6 +103,7 @@ class Main:
         app = CorsMiddleware(self._gateway, settings.cors, self._gateway.forwards_preflight)
         protocol = guarded(settings.max_head_kb * 1024, settings.head_s, self._refused, settings.cors)
         self._server = server.make(app, settings, protocol)
+        self._server.should_exit = self._gateway.draining  # told to stop before it began
         self._door.send(frames.Up(self._port))
         self._spawn(self._boot_functions())
         await self._server.serve(sockets=[self._listener])
@@ -115,6 +117,7 @@ class Main:
         self._spawn(self._follow_files())
         if settings.env_file is not None and not is_watched(settings.root, settings.env_file):
             self._spawn(self._follow_env_file(settings.env_file))
+        await asyncio.to_thread(_clear, self._boot.temp)
         await self._registry_follows(self._project)
         await self._registry.settled()
         await self._engine.warm.wait()
@@ -215,6 +218,12 @@ def _look(project: Project, boot: frames.GatewayBoot) -> Look:
     if project.settings.log_format == "auto":
         return "color" if boot.color else "plain"
     return project.settings.log_format
+
+
+def _clear(temp: str) -> None:
+    """Remove the folders of workers that went with the gateway before this one."""
+    for entry in os.scandir(temp):
+        rmtree(entry.path, ignore_errors=True)
 
 
 def _jwks(keys: Keys) -> JwksSource | None:

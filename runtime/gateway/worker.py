@@ -7,13 +7,14 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from functools import partial
+from shutil import rmtree
 from typing import Any
 
 import msgspec
 
 from runtime import frames
 from runtime.channel import Door, Stream, open_stream, socket_pair
-from runtime.errors import BootError
 from runtime.gateway.engine import Engine
 from runtime.gateway.forker import Forker, Process
 from runtime.gateway.functionlog import read_pipe
@@ -62,6 +63,7 @@ class Services(msgspec.Struct, frozen=True):
     engine: Engine
     logbook: Logbook
     root: str
+    temp: str
 
 
 class BootFailure(Exception):
@@ -127,8 +129,6 @@ class Worker:
                 await self._ready
         except TimeoutError:
             raise BootFailure(f"it was not ready within {limit:g} s (boot_s)") from None
-        except BootError as error:
-            raise BootFailure(error.message) from error
         finally:
             if not self._ready.done() or self._ready.cancelled() or self._ready.exception() is not None:
                 self.kill()
@@ -158,7 +158,7 @@ class Worker:
         self._door.send(boot, fds)
         self._door.listen(asyncio.get_running_loop(), self._on_frame, self._on_lost)
         await read_pipe(log_reader, self._on_line)
-        self._process = await services.forker.fork(function.name, self._slot, [theirs.detach(), log_writer])
+        self._process = services.forker.fork(function.name, self._slot, [theirs.detach(), log_writer])
         self._process.exited.add_done_callback(lambda exited: self._ended(exited.result()))
 
     async def open(self) -> ResponseStream:
@@ -223,6 +223,8 @@ class Worker:
     def _ended(self, status: int) -> None:
         how = f"status {status}" if status >= 0 else f"signal {-status}"
         self.kill()
+        folder = os.path.join(self._services.temp, str(self.pid))
+        asyncio.get_running_loop().run_in_executor(None, partial(rmtree, folder, ignore_errors=True))
         if not self._ready.done():
             self._ready.set_exception(BootFailure(f"its process ended while starting ({how})", crashed=True))
         elif self._on_end is not None:

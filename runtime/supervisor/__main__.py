@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from runtime.supervisor.keeper import keep
 from runtime.supervisor.plan import Plan
 from runtime.supervisor.supervisor import Supervisor
 
@@ -14,7 +15,7 @@ from runtime.supervisor.supervisor import Supervisor
 def main() -> int:
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         plan = msgspec.json.decode(file.read(), type=Plan)
-    return Supervisor(plan).run()
+    return keep(lambda temp, keeper: Supervisor(plan, temp, keeper).run())
 
 
 sys.exit(main())

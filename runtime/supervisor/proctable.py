@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -58,3 +59,17 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal; a process that is gone already is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
+
+
+def end_descendants(seconds: float = 5.0) -> None:
+    """Kill until nothing descends from us: what a killed process leaves becomes a subreaper's child."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for pid in children_of(os.getpid()):
+            kill(pid)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.005)

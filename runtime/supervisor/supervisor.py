@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -82,10 +81,12 @@ class Supervisor:
 
     Args:
         plan: what the command line decided.
+        temp: the server's temporary folder, removed at the end.
+        keeper: a descriptor that becomes readable when the keeper is gone.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, temp: str, keeper: int) -> None:
+        self._plan, self._temp, self._keeper = plan, temp, keeper
         self._sockets = [socket.socket(fileno=fd) for fd in plan.sockets]
         environ = dict(os.environ)
         self._gateway = Child("gateway", "runtime.gateway", _decoder(frames.GatewayToSupervisor), environ)
@@ -99,7 +100,6 @@ class Supervisor:
         self._forks: dict[int, tuple[frames.Fork, list[int]]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._selector = selectors.DefaultSelector()
-        self._temp = ""
         self._exit_code = 0
         self._stopping = False
         self._done = False
@@ -111,8 +111,7 @@ class Supervisor:
         name_process("fn-supervisor")
         hide_memory()
         adopt_orphans()
-        self._temp = tempfile.mkdtemp(prefix="functions-")
-        os.chmod(self._temp, 0o711)  # workers of other users pass through, and list nothing
+        self._selector.register(self._keeper, selectors.EVENT_READ, self._on_keeper_lost)
         with self._signals():
             try:
                 for child in self._children:
@@ -313,6 +312,7 @@ class Supervisor:
         before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
         previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._selector.register(reader, selectors.EVENT_READ, lambda: self._on_signals(reader.recv(4096)))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # the keeper held them back until now
         try:
             yield
         finally:
@@ -343,6 +343,10 @@ class Supervisor:
         if self._gateway.pid == 0:
             self._done = True
 
+    def _on_keeper_lost(self) -> None:
+        """Somebody killed the process that people know as the server: it shall be gone."""
+        self._exit_code, self._done = 1, True
+
     def _give_up(self) -> None:
         print("some requests did not end in time; stopping anyway", file=sys.stderr, flush=True)
         self._done = True
@@ -353,21 +357,8 @@ class Supervisor:
         for child in self._children:
             if child.pid:
                 proctable.kill(child.pid)
-        self._reap_all()
+        proctable.end_descendants()
         shutil.rmtree(self._temp, ignore_errors=True)
-
-    def _reap_all(self) -> None:
-        """Kill until nothing descends from us: what a killed process leaves becomes our child."""
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline:
-            for pid in proctable.children_of(os.getpid()):
-                proctable.kill(pid)
-            try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                return
-            time.sleep(0.005)
 
 
 def _describe(status: int) -> str:

@@ -26,6 +26,7 @@ class Host(Protocol):
 
     application: ASGIApp
     function: str
+    leaving: bool
 
     def began(self) -> None: ...
 
@@ -65,6 +66,9 @@ class Link(Stream[frames.RequestFrame]):
 
     async def _serve(self, head: frames.Head) -> None:
         host = self._host
+        if host.leaving:
+            self.abort()  # not accepted: the gateway gives it to the next worker
+            return
         call = Call(head.request_id, host.function, head.deadline, lambda work: host.keep(call, work))
         current.set(call)
         exchange = HttpExchange(self, head) if head.kind == "http" else SocketExchange(self)

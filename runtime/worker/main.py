@@ -40,6 +40,7 @@ def run(control: socket.socket, folder: str) -> int:
     door: Door[frames.ControlFrame] = Door(control, _control)
     [(boot, fds), *early] = door.wait()
     assert isinstance(boot, frames.Boot)
+    os.environ.clear()  # the interpreter has added to the empty environment (PEP 538)
     os.environ.update(boot.environ, HOME=folder, TMPDIR=folder, SB_EXECUTION_ID=str(uuid.uuid4()))
     time.tzset()
     worker = Worker(boot, fds, door)
@@ -64,6 +65,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._over = asyncio.Event()
         self._draining = False
+        self.leaving = False
         self._threaded = False
 
     async def live(self, early: list[tuple[frames.ControlFrame, list[int]]]) -> int:
@@ -172,10 +174,12 @@ class Worker:
         self._draining = True
         try:
             async with asyncio.timeout(seconds):
-                self._check_idle()
-                await self._idle.wait()
+                while self._in_flight or self._background:
+                    self._idle.clear()
+                    await self._idle.wait()
         except TimeoutError:
             logs.emit("warning", f"{self._in_flight} requests did not end within {seconds:g} s")
+        self.leaving = True
         if self._lifespan is not None:
             await self._lifespan.shutdown()
         self._door.send(frames.Drained())

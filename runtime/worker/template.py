@@ -2,18 +2,13 @@
 
 It has no event loop, no thread, no secret and an empty environment. A fork shares its
 memory, so a worker is ready in milliseconds and costs about two megabytes of its own.
-
-It also guards the end: it is not killed with the supervisor but notices that the
-connection to it closed, and then ends what the workers have started and removes their
-temporary files, which nobody else could do after a SIGKILL.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
-import shutil
-import signal
 import socket
 import sys
 import time
@@ -24,21 +19,30 @@ import msgspec
 from runtime import frames, process
 from runtime.channel import Door
 from runtime.errors import ChannelClosed, StartError
-from runtime.worker import identity, proc_sessions, visibility
+from runtime.worker import identity, visibility
 from runtime.worker.main import run as run_worker
 
 _SLOTS = 4999
 
+# Imported by the toolkit when first needed: better here, once, than in some first request.
+_USED_LATER = (
+    "anyio._backends._asyncio",
+    "starlette.formparsers",
+    "starlette.staticfiles",
+    "json",
+    "encodings.idna",
+)
+
 
 def main() -> int:
     """Serve forks until the supervisor is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process.name_process("fn-template")
-    process.hide_memory()
+    process.become("template")
     door: Door[frames.TemplateBoot | frames.Fork] = Door(
         socket.socket(fileno=int(sys.argv[-1])),
         msgspec.msgpack.Decoder(frames.TemplateBoot | frames.Fork),
     )
+    for module in _USED_LATER:
+        importlib.import_module(module)
     [(boot, _), *waiting] = door.wait()
     assert isinstance(boot, frames.TemplateBoot)
     if boot.uid_base:
@@ -58,17 +62,15 @@ def main() -> int:
             for frame, fds in door.wait():
                 template.fork(frame, fds)
     except ChannelClosed:
-        template.clean_up()
-    return 0
+        return 0
 
 
 class Template:
-    """Makes workers on request and remembers them until the end."""
+    """Makes workers on request."""
 
     def __init__(self, boot: frames.TemplateBoot, door: Door[frames.TemplateBoot | frames.Fork]) -> None:
         self._boot, self._door = boot, door
         self._supervisor = os.getppid()
-        self._sessions: set[int] = set()
 
     def fork(self, frame: frames.TemplateBoot | frames.Fork, fds: list[int]) -> None:
         """Make one worker and tell its pid.
@@ -90,8 +92,6 @@ class Template:
         pid = int.from_bytes(os.read(reader, 4), "little")
         os.close(reader)
         os.waitpid(middle, 0)
-        if pid:
-            self._sessions.add(pid)
         self._door.send(frames.Forked(frame.token, pid, "" if pid else "the system refused to fork"))
 
     def _middle(self, frame: frames.Fork, control: int, log: int, writer: int) -> None:
@@ -105,24 +105,17 @@ class Template:
             os._exit(0)
         status = 1
         try:
-            os.close(writer)
-            self._door.sock.close()
             while os.getppid() == middle:  # the supervisor adopts us when it has ended
                 time.sleep(0.0001)
             user = self._boot.uid_base + frame.slot % _SLOTS if self._boot.uid_base else 0
             folder = identity.assume(
-                frame.function, log, temp=self._boot.temp, user=user, supervisor=self._supervisor
+                frame.function, control, log, temp=self._boot.temp, user=user, supervisor=self._supervisor
             )
             status = run_worker(socket.socket(fileno=control), folder)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
-
-    def clean_up(self) -> None:
-        """After the supervisor's end: leave no process and no file."""
-        proc_sessions.end(self._sessions)
-        shutil.rmtree(self._boot.temp, ignore_errors=True)
 
 
 if __name__ == "__main__":

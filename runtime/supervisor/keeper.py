@@ -1,0 +1,68 @@
+"""The keeper: two processes watch over one another, so that SIGKILL leaves nothing behind.
+
+A process that is killed cannot end its children. So the first process only starts the
+supervisor, passes signals on and waits. Whichever of the two dies, the other one is the
+subreaper that inherits everything that is left, and ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtime.process import adopt_orphans, hide_memory, name_process
+from runtime.supervisor import proctable
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_INHERITED_FROM = 3  # descriptors below are the standard streams
+
+Serve = Callable[[str, int], int]
+
+
+def keep(serve: Serve) -> int:
+    """Run `serve(temp, keeper)` in a child and end what it leaves; the exit status.
+
+    `temp` is the server's temporary folder, `keeper` a descriptor that becomes readable
+    when this process is gone.
+    """
+    name_process("fn-keeper")
+    hide_memory()
+    adopt_orphans()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until there is somebody to pass them to
+    temp = tempfile.mkdtemp(prefix="functions-")
+    os.chmod(temp, 0o711)  # workers of other users pass through, and list nothing
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        _become_supervisor(serve, temp, reader)
+    for number in _PASSED_ON:
+        signal.signal(number, lambda number, _: proctable.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+    # The listening socket must not stay open here when the supervisor closes its own.
+    os.closerange(_INHERITED_FROM, writer)
+    os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    proctable.end_descendants()
+    shutil.rmtree(temp, ignore_errors=True)
+    if status < 0:
+        print(f"the supervisor was ended by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
+        return 128 - status
+    return status
+
+
+def _become_supervisor(serve: Serve, temp: str, keeper: int) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()  # Ctrl-C in a terminal reaches the keeper alone, which passes it on once
+        status = serve(temp, keeper)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
