@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,22 +65,28 @@ class Load:
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "bench.client"]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe)
-        assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.msgpack.encode(plan))
-        self._process.stdin.close()
+        self._output = b""
+        self._talk = threading.Thread(target=self._communicate, args=(msgspec.msgpack.encode(plan),))
+        self._talk.start()
 
     def __enter__(self) -> Load:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
+        self._talk.join()
+
+    def _communicate(self, plan: bytes) -> None:
+        self._output, _ = self._process.communicate(plan)
+
+    @property
+    def running(self) -> bool:
+        return self._talk.is_alive()
 
     def samples(self) -> list[Sample]:
         """Wait for its end; everything it sent, in the order of the answers."""
-        assert self._process.stdout is not None
-        with self._process.stdout as stdout:
-            return msgspec.msgpack.decode(stdout.read(), type=list[Sample])
+        self._talk.join()
+        return msgspec.msgpack.decode(self._output, type=list[Sample])
 
 
 def drive(plan: Plan) -> list[Sample]:

@@ -16,7 +16,7 @@ import psutil
 
 from bench import servers
 from bench.client import Client
-from bench.load import all_good
+from bench.load import ROOT, all_good
 from bench.servers import Server
 from bench.table import Number
 
@@ -24,11 +24,13 @@ FUNCTIONS = 10
 
 _PRIVATE = re.compile(r"^Private_(?:Clean|Dirty): +(\d+) kB", re.MULTILINE)
 
+_PROPORTIONAL = re.compile(r"^Pss: +(\d+) kB", re.MULTILINE)
+
 
 def measure() -> list[Number]:
     """Every function is asked once, so that it has what it takes to answer."""
     names = [f"hello{number}" for number in range(FUNCTIONS)]
-    source = (servers.ROOT / "functions" / "hello" / "index.py").read_text()
+    source = (ROOT / "functions" / "hello" / "index.py").read_text()
     with (
         servers.embedding_project(dict.fromkeys(names, source)) as root,
         servers.serve_models(root) as ours,
@@ -47,7 +49,7 @@ def ask_once(server: Server, payload: bytes) -> None:
 
 def private(family: dict[int, str], plain: int) -> list[Number]:
     try:
-        sizes = {pid: private_mb(pid) for pid in (*family, plain)}
+        sizes = {pid: read_mb(pid, _PRIVATE) for pid in (*family, plain)}
     except PermissionError:
         print("memory: run as root to see private memory", file=sys.stderr)
         return []
@@ -66,7 +68,11 @@ def private(family: dict[int, str], plain: int) -> list[Number]:
             Number(what=f"private, {name.removeprefix('fn-')}", value=size, unit="MB")
             for name, size in others
         ),
-        Number(what="private, all together", value=sum(sizes[pid] for pid in family), unit="MB"),
+        Number(
+            what="all together, shared pages counted once",
+            value=sum(read_mb(pid, _PROPORTIONAL) for pid in family),
+            unit="MB",
+        ),
     ]
 
 
@@ -83,11 +89,11 @@ def resident(family: dict[int, str], plain: int) -> list[Number]:
     ]
 
 
-def private_mb(pid: int) -> float:
-    """Memory that no other process shares, in MB.
+def read_mb(pid: int, sizes: re.Pattern[str]) -> float:
+    """Part of a process's memory, in MB.
 
     Raises:
         PermissionError: the process hides its memory and we are not root.
     """
-    pages = _PRIVATE.findall(Path(f"/proc/{pid}/smaps_rollup").read_text())
-    return sum(int(kilobytes) for kilobytes in pages) * 1024 / 1e6
+    kilobytes = sizes.findall(Path(f"/proc/{pid}/smaps_rollup").read_text())
+    return sum(int(number) for number in kilobytes) * 1024 / 1e6

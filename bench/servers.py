@@ -77,6 +77,10 @@ class Server:
                 self._banner.set()
         self._banner.set()
 
+    @functools.cached_property
+    def _client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=30.0)
+
     @property
     def log(self) -> str:
         """The last of what it printed."""
@@ -84,6 +88,8 @@ class Server:
 
     def stop(self) -> None:
         """End it, and wait for the end."""
+        if "_client" in self.__dict__:
+            self._client.close()
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -121,15 +127,13 @@ class Server:
 
     def metric(self) -> dict[str, Any]:
         """What the server counts per function: the `functions` of `/_internal/metric`."""
-        headers = {"authorization": f"Bearer {token('service_role')}"}
-        page = httpx2.get(f"{self.url}/_internal/metric", headers=headers)
+        page = self._client.get("/_internal/metric", headers=bearer("service_role"))
         functions: dict[str, Any] = page.raise_for_status().json()["functions"]
         return functions
 
     def ask(self, function: str) -> str:
         """The body of an answer to a POST with the anon key."""
-        headers = {"authorization": f"Bearer {token()}"}
-        page = httpx2.post(f"{self.url}/functions/v1/{function}", headers=headers)
+        page = self._client.post(f"/functions/v1/{function}", headers=bearer("anon"))
         return page.raise_for_status().text
 
     def plan(self, *payloads: bytes, **options: Any) -> Plan:
@@ -137,11 +141,17 @@ class Server:
         return Plan(port=self.port, payloads=payloads, **options)
 
 
+@functools.cache
 def token(role: str = "anon") -> str:
     """A role's key for the servers measured here."""
     from runtime.project.keys import sign_role_key
 
     return sign_role_key(SECRET, role)
+
+
+def bearer(role: str) -> dict[str, str]:
+    """The header that shows a role's key."""
+    return {"authorization": f"Bearer {token(role)}"}
 
 
 def call(function: str, body: bytes, rest: str = "") -> bytes:

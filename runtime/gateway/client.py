@@ -21,7 +21,10 @@ class Client(Protocol):
         on_leave: called when the connection is lost; belongs to the request in progress.
     """
 
-    on_leave: Callable[[], None] | None
+    on_leave: Callable[[], object] | None
+
+    def has_left(self) -> bool:
+        """The connection is lost."""
 
     def has_sent_all(self, scope: Scope) -> bool:
         """The whole body of the request with this scope is here."""

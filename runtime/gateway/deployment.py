@@ -81,9 +81,10 @@ class Deployment:
         self.settled.set()
 
     def _announce(self, pool: Pool, first: bool) -> None:
-        if not first and pool.workers:
-            ms = pool.workers[0].boot_ms
-            self._services.logbook.tell(f"reloaded in {ms:.0f} ms", function=self.name)
+        if pool.workers and self._services.chatty.is_set():
+            what = "serving" if first else "reloaded"
+            text = f"{what}, ready in {pool.workers[0].boot_ms:.0f} ms"
+            self._services.logbook.tell(text, function=self.name)
 
     def _on_failure(self, pool: Pool, failure: BootFailure) -> None:
         self.failure = str(failure)

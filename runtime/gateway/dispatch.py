@@ -71,7 +71,11 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
     keeps = function.retry == "idempotent"
     await feed.prefetch()
     for last in (False, True):
-        pool, worker = await lease(deployment)
+        pool = deployment.pool
+        worker = pool.take()
+        if worker is None:
+            with feed.waiting():
+                pool, worker = await lease(deployment)
         relay = Relay(exchange, feed, pool.idle_limit, keeps_body=keeps)
         try:
             stream = await connection(pool, worker)

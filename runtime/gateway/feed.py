@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.types import Receive, Scope
 
@@ -71,6 +72,29 @@ class Feed:
         if self.more and self._client is not None and self._client.has_sent_all(self._scope):
             self._kept.append(await self._next())
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the request waits for its turn, the client's leaving ends the wait.
+
+        Raises:
+            ClientGone: it left.
+        """
+        client, task = self._client, asyncio.current_task()
+        if client is None or task is None:
+            yield
+            return
+        if client.has_left():
+            raise ClientGone
+        client.on_leave = task.cancel
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not client.has_left() or task.uncancel():
+                raise
+            raise ClientGone from None
+        finally:
+            client.on_leave = None
+
     def begin(self, head: frames.Head, stream: ResponseStream) -> Callable[[], object]:
         """Send the head and what is here of the body; pass on the rest as it comes.
 
@@ -83,6 +107,8 @@ class Feed:
             return asyncio.get_running_loop().create_task(self._pour(stream)).cancel
         client = self._client
         client.on_leave = lambda: self._fail(ClientGone(), stream)
+        if client.has_left():
+            client.on_leave()
         return lambda: setattr(client, "on_leave", None)
 
     def _pieces(self) -> Iterator[frames.Body]:

@@ -59,13 +59,18 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.refused = False
         self.head_since = 0.0  # when the open head began; 0: none is open
         self.head_timer: asyncio.TimerHandle | None = None
-        self.on_leave: Callable[[], None] | None = None
+        self.on_leave: Callable[[], object] | None = None
+        self._left = False
 
     # --- what ASGI does not tell -----------------------------------------------------------
 
     def has_sent_all(self, scope: Scope) -> bool:
         """The whole of this request's body is here: `receive` will not wait for it."""
         return self.cycle is not None and self.cycle.scope is scope and not self.cycle.more_body
+
+    def has_left(self) -> bool:
+        """The connection is lost."""
+        return self._left
 
     # --- the clock -------------------------------------------------------------------------
 
@@ -76,6 +81,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._left = True
         if self.on_leave is not None:
             self.on_leave()
 

@@ -79,8 +79,8 @@ class Main:
         self._logbook = Logbook(_look(project, boot), self._outlet.write)
         self._forker = Forker(door)
         self._engine = Engine(door, self._meet_engine, self._model_failed)
-        services = Services(self._forker, self._engine, self._logbook, project.settings.root, boot.temp)
-        self._registry = Registry(services, self._base)
+        self._services = Services(self._forker, self._engine, self._logbook, project.settings.root, boot.temp)
+        self._registry = Registry(self._services, self._base)
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
         internal = Internal(self._registry, self._authenticator, self._awaited)
@@ -126,6 +126,7 @@ class Main:
         else:
             names = self._engine.preloaded
             self._logbook.raw(banner(self._project, self._registry, self._base, names))
+        self._services.chatty.set()
 
     async def _registry_follows(self, project: Project) -> None:
         """Functions are told which models there are, so the engine is asked first."""

@@ -60,20 +60,22 @@ class Pool:
     def in_flight(self) -> int:
         return sum(worker.in_flight for worker in self.workers)
 
+    def take(self) -> Worker | None:
+        """A slot of a ready worker, if one is free and nobody waits; goes back with `release`."""
+        worker = None if self._queue else self._least_busy()
+        if worker is not None:
+            worker.in_flight += 1
+        return worker
+
     async def acquire(self) -> Worker:
-        """A slot of a ready worker; the caller gives it back with `release`.
+        """A slot of a ready worker, in turn; the caller gives it back with `release`.
 
         Raises:
             Overloaded: the queue is full, or the wait was too long.
             BootError: the function does not start.
             ShuttingDown: the pool was closed meanwhile.
         """
-        if not self._queue:
-            worker = self._least_busy()
-            if worker is not None:
-                worker.in_flight += 1
-                return worker
-        return await self._wait()
+        return self.take() or await self._wait()
 
     async def _wait(self) -> Worker:
         if self.state == "failed":

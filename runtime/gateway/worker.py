@@ -57,13 +57,18 @@ class ResponseStream(Stream[frames.ResponseFrame]):
 
 
 class Services(msgspec.Struct, frozen=True):
-    """What every worker needs of the gateway."""
+    """What every worker needs of the gateway.
+
+    Attributes:
+        chatty: set once the banner has named what serves, so that from then on changes are told.
+    """
 
     forker: Forker
     engine: Engine
     logbook: Logbook
     root: str
     temp: str
+    chatty: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class BootFailure(Exception):

@@ -73,6 +73,7 @@ CONFIG = """
 preload = []
 [edge_runtime]
 head_s = 0.5
+[functions.missing] # a folder without an entry file counts once it is declared
 [functions.slow-to-boot]
 boot_s = 0.5
 [functions.never-answers]
@@ -194,8 +195,9 @@ def test_a_handler_that_fails_names_no_internals_and_the_log_tells_them_under_th
         assert internal not in error["message"].replace("exited", "")
     server.wait_for_log(reason)
     if name.startswith(("raises", "exits", "recurses")):
-        told = next(line for line in server.log.splitlines() if f"[{request_id}] Traceback" in line)
-        assert f" {name} " in told
+        told = next(line for line in server.log.splitlines() if f"[{request_id}]" in line)
+        assert f" ERROR   {name} " in told
+        assert "Traceback (most recent call last)" in told
         server.wait_for_log(f"functions/{name}/index.py\", line 2, in handler")
 
 
