@@ -12,6 +12,7 @@ import sys
 import msgspec
 
 from runtime.channel import Door
+from runtime.engine.memory import return_large_blocks
 from runtime.engine.service import Service
 from runtime.errors import ChannelError
 from runtime.frames import Connect, Drain, EngineBoot, EngineControl
@@ -30,6 +31,7 @@ def main() -> None:
     fd = parser.parse_args().fd
     become("engine")
     be_nice(_NICE)
+    return_large_blocks()
     logging.basicConfig(format="engine: %(levelname)s: %(message)s", level=logging.WARNING)
     door: Door[EngineControl] = Door(socket.socket(fileno=fd), msgspec.msgpack.Decoder(EngineControl))
     try:
