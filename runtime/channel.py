@@ -162,11 +162,12 @@ class Stream(asyncio.Protocol, Generic[T]):
         while not self._frames:
             if self.closed:
                 raise ChannelClosed
-            self._reader = self._loop.create_future()
+            reader = self._reader = self._loop.create_future()
             try:
-                await self._reader
+                await reader
             finally:
-                self._reader = None
+                if self._reader is reader:
+                    self._reader = None
         frame, size = self._frames.popleft()
         self._waiting -= size
         if self._paused and self._waiting < _LOW_WATER:
@@ -219,12 +220,22 @@ class Stream(asyncio.Protocol, Generic[T]):
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._read_rest()
         self.closed = True
         self._wake_writers()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
         if self.on_lost is not None:
             self.on_lost()
+
+    def _read_rest(self) -> None:
+        """Writing failed, and what the other side said before it went still lies in the socket."""
+        try:
+            while data := os.read(self._fd, _RECEIVE):
+                self.data_received(data)
+        except OSError:
+            pass
 
     def _resume(self) -> None:
         if self._paused:

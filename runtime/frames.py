@@ -257,8 +257,13 @@ class GatewayBoot(Frame, tag="GB", frozen=True, kw_only=True):
 
 
 class EngineBoot(Frame, tag="EB", frozen=True, kw_only=True):
-    """Supervisor → engine."""
+    """Supervisor → engine.
 
+    Attributes:
+        root: the project's folder: the only place outside the store that models are read from.
+    """
+
+    root: str = ""
     models_dir: str = ""
     preload: list[str] = []
     threads: int = 0  # 0: one per core

@@ -61,10 +61,12 @@ def name_process(name: str) -> None:
 def become(role: str) -> None:
     """The start of every process that the supervisor spawns.
 
-    It lives and dies with the supervisor, hides its memory, and leaves Ctrl-C to the
-    supervisor, which ends everybody in order.
+    It lives and dies with the supervisor, hides its memory, and leaves the signals that ask
+    to stop to the supervisor, which ends everybody in order. (Some service managers send
+    them to every process at once.)
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     name_process(f"fn-{role}")
     hide_memory()
     die_with_parent()

@@ -38,11 +38,12 @@ class Embedder:
 
     Args:
         threads: that run inference; as many as there are cores.
+        root: the folder that models outside the store must lie in; empty: anywhere.
     """
 
-    def __init__(self, store: Store, threads: int) -> None:
+    def __init__(self, store: Store, threads: int, root: str = "") -> None:
         self._admission = Admission()
-        self._models = Registry(store)
+        self._models = Registry(store, root)
         self._scheduler = Scheduler(threads)
         self._tokenizers = ThreadPoolExecutor(threads, thread_name_prefix="tokenizing")
 

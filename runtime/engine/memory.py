@@ -13,7 +13,7 @@ def return_large_blocks() -> None:
 
     glibc would otherwise raise that limit as it goes, keep the blocks in a heap per thread,
     and let the small results between them pin the heaps: an engine under random lengths
-    takes 180 MB with the fixed limit and 400 MB without. Other C libraries have no such call.
+    settles at 180 MB with the fixed limit, at 400 MB without it. Other C libraries have no such call.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

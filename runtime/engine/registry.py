@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
 from runtime.engine.models.prepare import prepare
 from runtime.engine.models.store import Store
+from runtime.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from runtime.engine.model import EmbeddingModel
 
 
 class Registry:
-    """Loaded models by name or folder."""
+    """Loaded models by name or folder.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Args:
+        root: folders outside it are not read: a function chooses the path, and the engine may
+            read more than the function may. Empty: anywhere.
+    """
+
+    def __init__(self, store: Store, root: str = "") -> None:
+        self._store, self._root = store, os.path.realpath(root) if root else ""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._loads: dict[str, asyncio.Future[EmbeddingModel]] = {}
 
@@ -47,9 +54,16 @@ class Registry:
             del self._loads[name]
 
     def _load(self, name: str) -> EmbeddingModel:
+        if os.path.isabs(name):
+            self._check_inside(name)
         card = prepare(name, self._store)
         # numpy, onnxruntime and tokenizers are imported here, on a thread, after the
         # catalogue has gone out.
         from runtime.engine.model import EmbeddingModel
 
         return EmbeddingModel(card)
+
+    def _check_inside(self, folder: str) -> None:
+        inside = os.path.realpath(folder).startswith(f"{self._root}{os.sep}")
+        if self._root and not inside:
+            raise ModelNotFound(f"{folder} is outside the project: keep model folders below {self._root}")

@@ -36,7 +36,7 @@ class Service:
 
     def __init__(self, boot: EngineBoot) -> None:
         self._store = Store(boot.models_dir)
-        self._embedder = Embedder(self._store, boot.threads or cores())
+        self._embedder = Embedder(self._store, boot.threads or cores(), boot.root)
         self._catalog = Catalog(self._store.list(), complete=not boot.preload)
         self._watchers: set[Stream[EngineCall]] = set()
         self._connections: dict[asyncio.Task[None], Calls | None] = {}

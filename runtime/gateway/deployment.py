@@ -9,6 +9,8 @@ from runtime.gateway.generation import Generation
 from runtime.gateway.pool import Pool, State
 from runtime.gateway.worker import BootFailure, Services
 
+_UNLIMITED_S = 3600.0  # how long an old generation may drain where `timeout_s` is off
+
 
 class Deployment:
     """What serves a function now, and what shall serve it next.
@@ -19,30 +21,44 @@ class Deployment:
     Attributes:
         slot: number of the function, for its unprivileged user.
         wanted: the newest generation; it may not be the one that serves.
-        failure: why the newest generation does not boot; empty: it does.
+        unreadable: why the files, as they are now, make no generation; empty: they do.
     """
 
-    def __init__(self, name: str, slot: int, services: Services, drain_s: float) -> None:
+    def __init__(self, name: str, slot: int, services: Services) -> None:
         self.name, self.slot = name, slot
         self.wanted: Generation | None = None
-        self.failure = ""
-        self._services, self._drain_s = services, drain_s
+        self.unreadable = ""
+        self._rejected = ""
+        self._services = services
         self._pool: Pool | None = None
         self._rolling: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.settled = asyncio.Event()
+        self._begun = asyncio.Event()  # there is a pool, or there will be none
+
+    @property
+    def failure(self) -> str:
+        """Why what is on disk does not serve; empty: it does."""
+        return self.unreadable or self._rejected or (self._pool.last_error if self._pool else "")
 
     @property
     def state(self) -> State:
-        return self._pool.state if self._pool is not None else "booting"
+        if self._pool is not None:
+            return self._pool.state
+        return "failed" if self._begun.is_set() else "booting"
 
     @property
-    def pool(self) -> Pool:
-        """The pool that takes requests.
+    def pool(self) -> Pool | None:
+        """The pool that takes requests; None before the first."""
+        return self._pool
+
+    async def first_pool(self) -> Pool:
+        """Wait for the first pool: the server listens before it has read its functions.
 
         Raises:
-            BootError: there is none yet.
+            BootError: there will be none.
         """
+        await self._begun.wait()
         if self._pool is None:
             raise BootError
         return self._pool
@@ -55,13 +71,20 @@ class Deployment:
             self._rolling.cancel()  # a newer save overtakes one that is still booting
         self._rolling = asyncio.get_running_loop().create_task(self._roll(generation))
 
+    def settle(self) -> None:
+        """Nothing (more) is on its way: who waits need not."""
+        self._begun.set()
+        self.settled.set()
+
     async def _roll(self, generation: Generation) -> None:
         old = self._pool
-        first = old is None or not old.workers
+        first = old is None or not old.proven or old.state == "failed"
+        self._rejected = ""
         pool = Pool(generation, self.slot, self._services)
         pool.on_failure = lambda failure: self._on_failure(pool, failure)
         if first:
             self._pool = pool  # nothing serves: requests had better wait for the new one
+            self._begun.set()
             self._retire(old)
         try:
             await pool.start()
@@ -73,12 +96,11 @@ class Deployment:
                 self._retire(pool)
             raise
         else:
-            self.failure = ""
             if not first:
                 self._pool = pool
                 self._retire(old)
             self._announce(pool, first)
-        self.settled.set()
+        self.settle()
 
     def _announce(self, pool: Pool, first: bool) -> None:
         if pool.workers and self._services.chatty.is_set():
@@ -87,7 +109,8 @@ class Deployment:
             self._services.logbook.tell(text, function=self.name)
 
     def _on_failure(self, pool: Pool, failure: BootFailure) -> None:
-        self.failure = str(failure)
+        if self._pool is not pool:
+            self._rejected = str(failure)
         kept = "; the previous version keeps serving" if self._pool is not pool else ""
         text = f"{failure.detail or failure}\n".rstrip() + f"\n→ {self.name} did not start{kept}"
         self._services.logbook.tell(text, level="error", function=self.name)
@@ -95,7 +118,8 @@ class Deployment:
     def _retire(self, pool: Pool | None) -> None:
         if pool is None or pool.state == "draining":
             return
-        task = asyncio.get_running_loop().create_task(pool.close(self._drain_s, "reload"))
+        seconds = pool.generation.function.limits.timeout_s or _UNLIMITED_S
+        task = asyncio.get_running_loop().create_task(pool.close(seconds, "reload"))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -107,6 +131,7 @@ class Deployment:
         """End every worker of every generation."""
         if self._rolling is not None:
             self._rolling.cancel()
+        self.settle()
         if self._pool is not None and self._pool.state != "draining":
             await self._pool.close(seconds, reason)
         if self._closing:

@@ -35,7 +35,7 @@ async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
         HostError: overloaded, failed to boot, or shutting down.
     """
     while True:
-        pool = deployment.pool
+        pool = deployment.pool or await deployment.first_pool()
         try:
             return pool, await pool.acquire()
         except ShuttingDown:
@@ -72,8 +72,8 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
     await feed.prefetch()
     for last in (False, True):
         pool = deployment.pool
-        worker = pool.take()
-        if worker is None:
+        worker = pool.take() if pool is not None else None
+        if pool is None or worker is None:
             with feed.waiting():
                 pool, worker = await lease(deployment)
         relay = Relay(exchange, feed, pool.idle_limit, keeps_body=keeps)

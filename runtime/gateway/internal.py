@@ -75,11 +75,12 @@ class Internal:
 
     def _metric(self, counts: Counts) -> dict[str, Any]:
         """The peer's keys, and per function what it lacks."""
-        functions = {}
+        functions: dict[str, dict[str, Any]] = {}
         for deployment in self._registry.deployments:
-            pool = deployment.pool
-            functions[deployment.name] = {
-                "state": deployment.state,
+            functions[deployment.name] = {"state": deployment.state, "last_error": deployment.failure}
+            if (pool := deployment.pool) is None:
+                continue
+            functions[deployment.name] |= {
                 "generation": pool.generation.name,
                 "workers": len(pool.workers),
                 "pids": [worker.pid for worker in pool.workers],
@@ -87,10 +88,9 @@ class Internal:
                 "in_flight": pool.in_flight,
                 "queued": pool.queued,
                 "restarts": pool.restarts,
-                "last_error": deployment.failure or pool.last_error,
             }
         return {
-            "activeUserWorkersCount": sum(entry["workers"] for entry in functions.values()),
+            "activeUserWorkersCount": sum(entry.get("workers", 0) for entry in functions.values()),
             "retiredUserWorkersCount": 0,
             "receivedRequestsCount": counts.received,
             "handledRequestsCount": counts.handled,

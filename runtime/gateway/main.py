@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import socket
 import sys
 from shutil import rmtree
@@ -44,7 +43,6 @@ _decoder = msgspec.msgpack.Decoder(frames.SupervisorToGateway)
 def main(fd: int) -> int:
     """Serve until the supervisor says to stop; the exit status."""
     process.become("gateway")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor's business; it tells us
     door: Door[Any] = Door(socket.socket(fileno=fd), _decoder)
     [(boot, fds), *early] = door.wait()
     assert isinstance(boot, frames.GatewayBoot)
@@ -81,6 +79,7 @@ class Main:
         self._engine = Engine(door, self._meet_engine, self._model_failed)
         self._services = Services(self._forker, self._engine, self._logbook, project.settings.root, boot.temp)
         self._registry = Registry(self._services, self._base)
+        self._registry.expect(project)
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
         internal = Internal(self._registry, self._authenticator, self._awaited)
@@ -105,20 +104,23 @@ class Main:
         self._server = server.make(app, settings, protocol)
         self._server.should_exit = self._gateway.draining  # told to stop before it began
         self._door.send(frames.Up(self._port))
-        self._spawn(self._boot_functions())
+        self._watch_files()
+        await asyncio.to_thread(_clear, self._boot.temp)
+        # Clients wait in the listening socket's queue: who came in now would find no function.
+        await self._registry_follows(self._project)
+        self._spawn(self._say_when_ready())
         await self._server.serve(sockets=[self._listener])
         await self._registry.close(settings.shutdown_s, "termination")
         self._outlet.close()
         return 0
 
-    async def _boot_functions(self) -> None:
-        """Boot everything, say when it is ready, then follow the files."""
+    def _watch_files(self) -> None:
         settings = self._project.settings
         self._spawn(self._follow_files())
         if settings.env_file is not None and not is_watched(settings.root, settings.env_file):
             self._spawn(self._follow_env_file(settings.env_file))
-        await asyncio.to_thread(_clear, self._boot.temp)
-        await self._registry_follows(self._project)
+
+    async def _say_when_ready(self) -> None:
         await self._registry.settled()
         await self._engine.warm.wait()
         if self._boot.restarts:

@@ -29,6 +29,7 @@ class Pool:
     Attributes:
         state: "failed" until the next attempt, which a later request starts.
         restarts: workers that had to be replaced.
+        proven: it has had a worker that was ready.
         last_error: why the last boot failed, for the log and for operators.
         idle_limit: of the function: how long it may take to its first byte.
     """
@@ -39,6 +40,7 @@ class Pool:
         self.workers: list[Worker] = []
         self.restarts = 0
         self.last_error = ""
+        self.proven = False
         self.on_failure: Callable[[BootFailure], None] = lambda failure: None
         self._slot, self._services = slot, services
         self._limits = generation.function.limits
@@ -159,7 +161,7 @@ class Pool:
         if self.state == "draining":
             worker.drain(0.0, "reload")
             return
-        self._failures, self.last_error, self.state = 0, "", "ready"
+        self._failures, self.last_error, self.state, self.proven = 0, "", "ready", True
         self.workers.append(worker)
         self._serve_queue()
 

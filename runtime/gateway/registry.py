@@ -39,15 +39,21 @@ class Registry:
         function = self.functions.get(name)
         return None if function is None else (function, self._deployments[name])
 
+    def expect(self, project: Project) -> None:
+        """Know the functions of a project: requests to them wait until `apply` has read them."""
+        for function in _enabled(project).values():
+            self._known(function)
+
     async def apply(self, project: Project) -> list[str]:
         """Make the deployments follow the project; the names of those that changed."""
-        enabled = {name: function for name, function in project.functions.items() if function.enabled}
+        enabled = _enabled(project)
         changed = []
         for name, function in sorted(enabled.items()):
             try:
                 generation = await asyncio.to_thread(self._generation, project, function)
             except (ConfigError, OSError) as error:
                 self._services.logbook.tell(str(error), level="error", function=name)
+                self._refuse(function, str(error))
                 continue
             if self._update(function, generation):
                 changed.append(name)
@@ -68,17 +74,26 @@ class Registry:
         )
 
     def _update(self, function: Function, generation: Generation) -> bool:
-        deployment = self._deployments.get(function.name)
-        self.functions[function.name] = function
-        if deployment is None:
-            slot = self._slots.setdefault(function.name, len(self._slots))
-            drain_s = function.limits.timeout_s or 3600.0
-            deployment = Deployment(function.name, slot, self._services, drain_s)
-            self._deployments[function.name] = deployment
-        elif deployment.wanted is not None and generation.same_as(deployment.wanted):
+        deployment = self._known(function)
+        deployment.unreadable = ""
+        if deployment.wanted is not None and generation.same_as(deployment.wanted):
             return False
         deployment.roll(self._numbered(generation, deployment.wanted))
         return True
+
+    def _refuse(self, function: Function, reason: str) -> None:
+        """Its files make no generation: what serves goes on, if anything does."""
+        deployment = self._known(function)
+        deployment.unreadable = reason
+        deployment.settle()
+
+    def _known(self, function: Function) -> Deployment:
+        """The deployment of a function, which may have no generation yet."""
+        self.functions[function.name] = function
+        if function.name not in self._deployments:
+            slot = self._slots.setdefault(function.name, len(self._slots))
+            self._deployments[function.name] = Deployment(function.name, slot, self._services)
+        return self._deployments[function.name]
 
     def _numbered(self, generation: Generation, before: Generation | None) -> Generation:
         """Two generations never share a name, also when only the environment differs."""
@@ -107,3 +122,7 @@ class Registry:
     async def close(self, seconds: float, reason: str) -> None:
         """End every worker."""
         await asyncio.gather(*(deployment.close(seconds, reason) for deployment in self.deployments))
+
+
+def _enabled(project: Project) -> dict[str, Function]:
+    return {name: function for name, function in project.functions.items() if function.enabled}

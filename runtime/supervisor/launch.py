@@ -47,6 +47,7 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
         sockets=(listener.fileno(),),
         options=msgspec.json.encode(options),
         environ=dict(environ),
+        root=project.settings.root,
         shutdown_s=project.settings.shutdown_s,
         models_dir=project.settings.ai.models_dir,
         preload=_preload(project),

@@ -12,6 +12,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         sockets: descriptors of the listening sockets, inherited.
         options: JSON of `project.settings.Options`, for the gateway.
         environ: the environment of the person's shell, for the gateway alone.
+        root: the project's folder.
         shutdown_s: how long requests in flight may take after SIGTERM.
         uid_base: first of the unprivileged users for workers; 0: workers keep our user.
         color: standard error is a terminal that shows colours.
@@ -20,6 +21,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sockets: tuple[int, ...]
     options: bytes
     environ: dict[str, str]
+    root: str
     shutdown_s: float = 10
     models_dir: str = ""
     preload: tuple[str, ...] = ()

@@ -159,6 +159,7 @@ class Supervisor:
         else:
             door.send(
                 frames.EngineBoot(
+                    root=self._plan.root,
                     models_dir=self._plan.models_dir,
                     preload=list(self._plan.preload),
                     threads=self._plan.engine_threads,

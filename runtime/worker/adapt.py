@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -56,13 +57,14 @@ def from_handler(handler: Handler, websocket: SocketHandler | None, threads: int
 
 
 def _threaded(handler: Handler, threads: int) -> Handler:
-    limiter: anyio.CapacityLimiter | None = None
+    slots, limiter = asyncio.Semaphore(threads), anyio.CapacityLimiter(threads)
 
     async def call(request: Request) -> Any:
-        nonlocal limiter
-        if limiter is None:
-            limiter = anyio.CapacityLimiter(threads)
-        value = await run_sync(handler, request, limiter=limiter)
+        await slots.acquire()
+        # A thread cannot be cancelled: when the client leaves, its slot is free only at its end.
+        running = asyncio.ensure_future(run_sync(handler, request, limiter=limiter))
+        running.add_done_callback(lambda _: slots.release())
+        value = await asyncio.shield(running)
         return await value if inspect.isawaitable(value) else value
 
     return call

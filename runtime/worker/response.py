@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
-from starlette.concurrency import iterate_in_threadpool
+from anyio.to_thread import run_sync
 from starlette.responses import Response, StreamingResponse
 
 from runtime.errors import InvalidResponse
@@ -53,6 +54,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")
 
 
+_END = object()
 _json = msgspec.json.Encoder(enc_hook=_plain)
 
 
@@ -72,6 +74,10 @@ def as_response(value: Any) -> Response:
         InvalidResponse: nothing in the table above fits.
     """
     match value:
+        case StreamingResponse(media_type="text/event-stream"):
+            for name, setting in _STREAM_HEADERS.items():
+                value.headers.setdefault(name, setting)
+            return value
         case Response():
             return value
         case None:
@@ -118,21 +124,33 @@ async def _generator(pieces: AsyncIterator[bytes]) -> Any:
         yield piece
 
 
-async def _text(pieces: Iterator[Any] | AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def _text(pieces: Generator[Any, Any, Any] | AsyncGenerator[Any, Any]) -> AsyncIterator[bytes]:
     """The pieces of a generator as bytes; it is closed whatever happens."""
     if inspect.isasyncgen(pieces):
         async with aclosing(pieces):
             async for piece in pieces:
                 yield _bytes(piece)
         return
-    assert isinstance(pieces, Iterable)
-    try:
-        async for piece in iterate_in_threadpool(pieces):
+    assert inspect.isgenerator(pieces)
+    async with aclosing(_on_threads(pieces)) as awaited:
+        async for piece in awaited:
             yield _bytes(piece)
+
+
+async def _on_threads(pieces: Generator[Any, Any, Any]) -> AsyncGenerator[Any, None]:
+    """The pieces of a generator that may block: each step runs on a thread, and so does its closing."""
+    step: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(run_sync(next, pieces, _END))
+            piece = await asyncio.shield(step)
+            if piece is _END:
+                return
+            yield piece
     finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            close()
+        if step is not None:
+            await asyncio.wait([step])  # a generator cannot be closed while it runs
+        await run_sync(pieces.close)
 
 
 def _bytes(piece: Any) -> bytes:

@@ -232,7 +232,10 @@ def test_a_page_may_read_that_the_server_is_overloaded(
 
 def test_a_page_may_read_what_the_guard_refuses(dial: Callable[[], Wire]) -> None:
     for head, code in (
-        (b"GET /functions/v1/ok HTTP/1.1\r\nHost: localhost\r\n%s\r\nX: " + b"x" * 70_000, "HEADERS_TOO_LARGE"),
+        (
+            b"GET /functions/v1/ok HTTP/1.1\r\nHost: localhost\r\n%s\r\nX: " + b"x" * 70_000,
+            "HEADERS_TOO_LARGE",
+        ),
         (b"GET /functions/v1/ok HTTP/1.1\r\nHost: localhost\r\n%s\r\nbroken\r\n\r\n", "BAD_REQUEST"),
     ):
         wire = dial()

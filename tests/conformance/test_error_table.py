@@ -198,7 +198,7 @@ def test_a_handler_that_fails_names_no_internals_and_the_log_tells_them_under_th
         told = next(line for line in server.log.splitlines() if f"[{request_id}]" in line)
         assert f" ERROR   {name} " in told
         assert "Traceback (most recent call last)" in told
-        server.wait_for_log(f"functions/{name}/index.py\", line 2, in handler")
+        server.wait_for_log(f'functions/{name}/index.py", line 2, in handler')
 
 
 @pytest.mark.parametrize("name", ["dies", "segfaults", "is-killed", "exits"])
@@ -408,7 +408,9 @@ def test_a_valid_id_of_the_client_is_taken(client: httpx2.Client, target: str) -
 def test_any_other_id_is_replaced_by_a_fresh_one(
     client: httpx2.Client, sent: list[str | bytes], target: str
 ) -> None:
-    headers = [("sb-request-id", value) for value in sent] + [("authorization", client.headers["authorization"])]
+    headers = [("sb-request-id", value) for value in sent] + [
+        ("authorization", client.headers["authorization"])
+    ]
     told = {
         str(uuid.UUID(client.get(target, headers=headers).headers["sb-request-id"]))  # type: ignore[arg-type]
         for _ in range(2)

@@ -23,6 +23,7 @@ from decimal import Decimal
 
 import msgspec
 from runtime import HTTPException, JSONResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
 
 
 @dataclasses.dataclass
@@ -77,7 +78,7 @@ VALUES = {
     "response": lambda: Response("made", 201, {"x-own": "1"}, media_type="text/x-own"),
     "json-response": lambda: JSONResponse({"a": Point(1)}, 202),
     "streaming-response": lambda: StreamingResponse(agenerator(), media_type="text/event-stream"),
-    "background": lambda: Response("first", background=__import__("starlette").background.BackgroundTask(background)),
+    "background": lambda: Response("first", background=BackgroundTask(background)),
     "dict": lambda: {"text": "größer 🎈", "nested": [1, {"deep": None}]},
     "ordered": lambda: OrderedDict(z=1, a=2),
     "empty-dict": dict,
@@ -113,7 +114,9 @@ VALUES = {
     "agenerator": agenerator,
 }
 """
-ASYNC = VALUES + """
+ASYNC = (
+    VALUES
+    + """
 async def handler(request):
     name = request.url.path.rpartition("/")[2]
     if name == "http-exception":
@@ -122,13 +125,17 @@ async def handler(request):
         return "\\ud800"
     return VALUES[name]()
 """
-SYNC = VALUES + """
+)
+SYNC = (
+    VALUES
+    + """
 def handler(request):
     name = request.url.path.rpartition("/")[2]
     if name == "http-exception":
         raise HTTPException(418, "a teapot", headers={"x-own": "1"})
     return VALUES[name]()
 """
+)
 STREAMS = """
 import asyncio
 import time
@@ -153,7 +160,7 @@ def slowly_on_a_thread():
 
 
 async def handler(request):
-    return slowly_on_a_thread() if request.url.path.endswith("sync") else slowly()
+    return slowly_on_a_thread() if request.url.path.endswith("threads") else slowly()
 """
 GENERATOR_HANDLERS = {
     "agen": "async def handler(request):\n    yield 'a'\n    yield 'b'",
@@ -322,7 +329,7 @@ def test_a_handler_may_be_anything_that_can_be_called(client: httpx2.Client, nam
 
 
 @pytest.mark.parametrize(
-    ("path", "told"), [("async", "the async generator was closed"), ("sync", "the generator was closed")]
+    ("path", "told"), [("async", "the async generator was closed"), ("threads", "the generator was closed")]
 )
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_a_generator_is_closed_when_the_client_leaves(

@@ -91,8 +91,8 @@ class Wire:
         Raises:
             Cut: the connection ended before that.
         """
-        data = self._exactly(int(self._line(), 16))
-        self._exactly(2)
+        data = self.exactly(int(self._line(), 16))
+        self.exactly(2)
         return data
 
     def answer(self, *, bodiless: bool = False) -> Answer:
@@ -102,7 +102,7 @@ class Wire:
             return Answer(*head, b"")
         if head.headers.get("transfer-encoding") == "chunked":
             return Answer(*head, b"".join(iter(self.chunk, b"")))
-        return Answer(*head, self._exactly(int(head.headers["content-length"])))
+        return Answer(*head, self.exactly(int(head.headers["content-length"])))
 
     def rest(self) -> bytes:
         """Everything until the server closes the connection, also by a reset."""
@@ -118,7 +118,12 @@ class Wire:
             raise Cut(line)
         return line[:-2]
 
-    def _exactly(self, count: int) -> bytes:
+    def exactly(self, count: int) -> bytes:
+        """So many bytes.
+
+        Raises:
+            Cut: the connection ended before that.
+        """
         data = self._file.read(count)
         if len(data) < count:
             raise Cut(data)

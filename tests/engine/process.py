@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -103,7 +102,7 @@ def running_engine(models_dir: Path, *preload: str, threads: int = 2) -> Iterato
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=root, env=_environment()) as process:
         theirs.close()
-        door: Door[Any] = Door(_inert(ours), msgspec.msgpack.Decoder(Any))
+        door: Door[Any] = Door(ours, msgspec.msgpack.Decoder(Any))
         try:
             door.send(EngineBoot(models_dir=str(models_dir), preload=list(preload), threads=threads))
             yield Engine(process, door)
@@ -114,11 +113,6 @@ def running_engine(models_dir: Path, *preload: str, threads: int = 2) -> Iterato
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-
-
-def _inert(sock: socket.socket) -> socket.socket:
-    sock.setblocking(False)
-    return sock
 
 
 def _environment() -> dict[str, str]:
