@@ -39,50 +39,44 @@ def measure() -> list[Number]:
         for name in names:
             ask_once(ours, servers.call(name, b'{"name":"Functions"}'))
         ask_once(plain, servers.HELLO)
-        family = {ours.process.pid: "supervisor", **ours.family()}
-        return [*private(family, plain.process.pid), *resident(family, plain.process.pid)]
+        family, uvicorn = ours.family(), plain.process.pid
+        resident = {pid: psutil.Process(pid).memory_info().rss / 1e6 for pid in (*family, uvicorn)}
+        return [*private(family, uvicorn), *by_process("resident", family, resident, resident[uvicorn])]
 
 
 def ask_once(server: Server, payload: bytes) -> None:
     all_good(Client(server.plan(payload, requests=1)).run())
 
 
-def private(family: dict[int, str], plain: int) -> list[Number]:
+def private(family: dict[int, str], uvicorn: int) -> list[Number]:
+    """What only root can see."""
     try:
-        sizes = {pid: read_mb(pid, _PRIVATE) for pid in (*family, plain)}
+        sizes = {pid: read_mb(pid, _PRIVATE) for pid in (*family, uvicorn)}
+        together = sum(read_mb(pid, _PROPORTIONAL) for pid in family)
     except PermissionError:
         print("memory: run as root to see private memory", file=sys.stderr)
         return []
-    workers = [sizes[pid] for pid, name in family.items() if name.startswith("fn:")]
-    others = [(name, sizes[pid]) for pid, name in family.items() if not name.startswith("fn:")]
     return [
-        Number(
-            what=f"private, a worker (median of {len(workers)})",
-            value=statistics.median(workers),
-            unit="MB",
-            baseline=sizes[plain],
-            most=6.0,
-        ),
-        Number(what="private, the largest worker", value=max(workers), unit="MB", most=6.0),
-        *(
-            Number(what=f"private, {name.removeprefix('fn-')}", value=size, unit="MB")
-            for name, size in others
-        ),
-        Number(
-            what="all together, shared pages counted once",
-            value=sum(read_mb(pid, _PROPORTIONAL) for pid in family),
-            unit="MB",
-        ),
+        *by_process("private", family, sizes, sizes[uvicorn], most=6.0),
+        Number(what="all together, shared pages counted once", value=together, unit="MB"),
     ]
 
 
-def resident(family: dict[int, str], plain: int) -> list[Number]:
-    sizes = {pid: psutil.Process(pid).memory_info().rss / 1e6 for pid in (*family, plain)}
+def by_process(
+    kind: str, family: dict[int, str], sizes: dict[int, float], baseline: float, most: float | None = None
+) -> list[Number]:
+    """The median worker, beside the baseline and the bound, and then the others."""
     workers = [sizes[pid] for pid, name in family.items() if name.startswith("fn:")]
     return [
-        Number(what="resident, a worker", value=statistics.median(workers), unit="MB", baseline=sizes[plain]),
+        Number(
+            what=f"{kind}: one of {len(workers)} workers",
+            value=statistics.median(workers),
+            unit="MB",
+            baseline=baseline,
+            most=most,
+        ),
         *(
-            Number(what=f"resident, {name.removeprefix('fn-')}", value=sizes[pid], unit="MB")
+            Number(what=f"{kind}: {name.removeprefix('fn-')}", value=sizes[pid], unit="MB")
             for pid, name in family.items()
             if not name.startswith("fn:")
         ),

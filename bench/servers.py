@@ -101,9 +101,10 @@ class Server:
             self.process.stdout.close()
 
     def family(self) -> dict[int, str]:
-        """Every process of it: name by pid."""
+        """Its processes, the first one included: name by pid."""
+        first = psutil.Process(self.process.pid)
         found = {}
-        for process in psutil.Process(self.process.pid).children(recursive=True):
+        for process in [first, *first.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found[process.pid] = process.name()
         return found
@@ -119,7 +120,7 @@ class Server:
     def cpu(self) -> dict[str, float]:
         """Seconds of CPU that its processes have used so far, by name."""
         used: dict[str, float] = {}
-        for pid, name in {self.process.pid: "", **self.family()}.items():
+        for pid, name in self.family().items():
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = psutil.Process(pid).cpu_times()
                 used[name] = used.get(name, 0.0) + times.user + times.system

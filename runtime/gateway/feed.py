@@ -102,7 +102,7 @@ class Feed:
         limit) aborts the connection to the worker and says why in `failure`.
         """
         head.more = self.more or bool(self._kept)
-        stream.send(head, *self._pieces())
+        stream.send(head, *(self._pieces() if self._kept else ()))
         if self._client is None or self.more:
             return asyncio.get_running_loop().create_task(self._pour(stream)).cancel
         client = self._client

@@ -95,7 +95,8 @@ class Logbook:
         self, method: str, path: str, function: str, status: int, code: str, ms: float, request_id: str
     ) -> None:
         """The access line of one request."""
-        path = path.translate(_CONTROL).replace("\n", "\\n").replace("\t", "\\t")
+        if not path.isprintable():
+            path = path.translate(_CONTROL).replace("\n", "\\n").replace("\t", "\\t")
         if self._look == "json":
             record = Access(
                 time=self._now(), method=method, path=path, function=function, status=status, code=code,

@@ -9,6 +9,7 @@ from starlette.types import Message
 from runtime import frames
 from runtime.channel import MAX_FRAME
 from runtime.errors import ChannelClosed, Reported, WorkerError
+from runtime.gateway import requestid
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import NotAccepted, connection, lease
 from runtime.gateway.exchange import Exchange
@@ -80,7 +81,7 @@ class _Socket:
         self._open = True
         self._exchange.status = 101
         chosen = frame.subprotocol or self._subprotocol
-        headers = [*frame.headers, (b"sb-request-id", self._exchange.request_id.encode())]
+        headers = self._with_id(frame.headers)
         await self._exchange.send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
 
     async def _outbound(self, frame: frames.ResponseFrame) -> bool:
@@ -92,11 +93,9 @@ class _Socket:
                 await self._close(code, reason)
                 return True
             case frames.Start(status, headers):
-                self._exchange.status = status
                 await self._deny(status, headers)
             case frames.Body(data, more):
-                message = {"type": "websocket.http.response.body", "body": data, "more_body": more}
-                await self._exchange.send(message)
+                await self._deny_body(data, more)
                 return not more
             case frames.Failure(code, message):
                 if not self._open:
@@ -107,13 +106,22 @@ class _Socket:
         return False
 
     async def _deny(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._exchange.status = status
+        headers = self._with_id(headers)
         await self._exchange.send(
             {"type": "websocket.http.response.start", "status": status, "headers": headers}
         )
 
+    async def _deny_body(self, data: bytes, more: bool) -> None:
+        await self._exchange.send({"type": "websocket.http.response.body", "body": data, "more_body": more})
+
+    def _with_id(self, headers: frames.Headers) -> frames.Headers:
+        return [*headers, (requestid.HEADER, self._exchange.request_id.encode())]
+
     async def _close(self, code: int, reason: str) -> None:
-        if not self._exchange.status:
-            self._exchange.status = 403
+        if not self._open:
+            await self._deny(403, [])
+            return await self._deny_body(b"", False)
         await self._exchange.send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _lost(self) -> None:

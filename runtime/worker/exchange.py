@@ -13,6 +13,7 @@ from runtime.errors import ChannelClosed
 RequestStream = Stream[frames.RequestFrame]
 
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
+_LONGEST_REASON = 123
 _RESPONSE_EXTENSION: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
 
 
@@ -116,6 +117,16 @@ class HttpExchange:
             raise OSError("the client is gone") from None
 
 
+def _checked(close: frames.SocketClose) -> frames.SocketClose:
+    """What may be sent (RFC 6455, sections 5.5 and 7.4); the client would not understand the rest."""
+    code = close.code
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError(f"a WebSocket cannot be closed with code {code}: use 1000, or one from 3000 to 4999")
+    if len(close.reason.encode()) > _LONGEST_REASON:
+        raise ValueError(f"a WebSocket's closing reason cannot be over {_LONGEST_REASON} bytes")
+    return close
+
+
 class SocketExchange:
     """The `receive` and `send` of one WebSocket."""
 
@@ -152,8 +163,9 @@ class SocketExchange:
             case "websocket.send":
                 self._stream.send(frames.SocketMessage(message.get("text"), message.get("bytes")))
             case "websocket.close":
+                close = _checked(frames.SocketClose(message.get("code", 1000), message.get("reason") or ""))
                 self.finished = True
-                self._stream.send(frames.SocketClose(message.get("code", 1000), message.get("reason") or ""))
+                self._stream.send(close)
             case "websocket.http.response.start":
                 self._denial = frames.Start(message["status"], _headers(message))
             case "websocket.http.response.body":

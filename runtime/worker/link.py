@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -19,6 +20,16 @@ from runtime.worker.exchange import HttpExchange, SocketExchange, scope_of
 
 _decoder = msgspec.msgpack.Decoder(frames.RequestFrame)
 _UNEXPECTED = frames.Failure("WORKER_ERROR", "Function exited due to an error (please check the logs)")
+
+
+_LOOK_S = 0.2
+
+
+def _has_hung_up(fd: int) -> bool:
+    """Whether the other side has closed, also when what it sent before was not read yet."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 class Host(Protocol):
@@ -51,6 +62,7 @@ class Link(Stream[frames.RequestFrame]):
         super().__init__(_decoder)
         self._host, self._marks, self._slot = host, marks, slot
         self._task: asyncio.Task[None] | None = None
+        self._look: asyncio.TimerHandle | None = None
         self.on_lost = self._cancel
 
     def arrived(self, frame: frames.RequestFrame, size: int) -> None:
@@ -59,6 +71,18 @@ class Link(Stream[frames.RequestFrame]):
             self._task = self._loop.create_task(self._serve(frame), context=Context())
         else:
             super().arrived(frame, size)
+            if self._paused and self._look is None:
+                self._look = self._loop.call_later(_LOOK_S, self._look_for_the_end)
+
+    def _look_for_the_end(self) -> None:
+        """While nothing is read, the event loop does not notice that the gateway closed."""
+        self._look = None
+        if not self._paused or self.closed:
+            return
+        if _has_hung_up(self._fd):
+            self.abort()
+        else:
+            self._look = self._loop.call_later(_LOOK_S, self._look_for_the_end)
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -74,6 +74,8 @@ def as_response(value: Any) -> Response:
         InvalidResponse: nothing in the table above fits.
     """
     match value:
+        case dict() | list():  # first, and apart from the rest: the usual case
+            return _as_json(value)
         case StreamingResponse(media_type="text/event-stream"):
             for name, setting in _STREAM_HEADERS.items():
                 value.headers.setdefault(name, setting)
@@ -90,6 +92,10 @@ def as_response(value: Any) -> Response:
         return StreamingResponse(_text(value), media_type="text/plain", headers=_STREAM_HEADERS)
     if isinstance(value, Relayed) and not isinstance(value, type):
         return _relay(value)
+    return _as_json(value)
+
+
+def _as_json(value: Any) -> Response:
     try:
         return JSONResponse(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
