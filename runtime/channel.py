@@ -1,99 +1,32 @@
 """The corridor: framed messages over a socket, used by every pair of processes.
 
-A frame is four bytes and a msgpack payload of at most `MAX_FRAME` bytes. Of the four
-(little-endian), the low 24 bits are the payload's length and the high 8 the number of
-descriptors that travel with it.
-
-- `Unpacker` cuts a byte stream into frames; it does no I/O.
-- `Stream` carries the hot path: an asyncio protocol with backpressure both ways.
-- `Door` carries descriptors; it serves a `selectors` loop and an asyncio loop alike.
-
-There are no named sockets: a connection begins as a `socketpair` of which one end is
-handed over through a door. Closing a connection is how its work is cancelled.
+`Stream` is the hot path: an asyncio protocol with backpressure both ways. Closing a
+connection is how its work is cancelled. `runtime.door` carries descriptors and hands
+connections over; `runtime.framing` is what the bytes mean.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import select
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
 from runtime.errors import ChannelClosed, FrameError
+from runtime.framing import Unpacker, pack
 
-MAX_FRAME = 1 << 20
 CHUNK = 256 * 1024
 """Bodies are cut into pieces of at most this many bytes."""
 
-_HEADER = 4
-_LENGTH_MASK = 0xFFFFFF
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
-_MAX_FDS = 64
 _RECEIVE = 256 * 1024
 
-_encoder = msgspec.msgpack.Encoder()
-
 T = TypeVar("T")
-
-
-def pack(frame: Any, fds: int = 0) -> bytes:
-    """One frame as bytes.
-
-    Raises:
-        FrameError: the payload is longer than `MAX_FRAME`.
-    """
-    payload = _encoder.encode(frame)
-    if len(payload) > MAX_FRAME:
-        raise FrameError(f"a {type(frame).__name__} frame of {len(payload)} bytes is over {MAX_FRAME}")
-    return (len(payload) | fds << 24).to_bytes(_HEADER, "little") + payload
-
-
-class Unpacker:
-    """Cuts a byte stream, however it is split, into `(payload, descriptors)` pairs."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[tuple[bytes, int]]:
-        """The frames that `data` completes.
-
-        Raises:
-            FrameError: a header announces more than `MAX_FRAME` bytes.
-        """
-        whole = self._one(data) if not self._buffer else None
-        if whole is not None:
-            return [whole]
-        buffer = self._buffer
-        buffer += data
-        frames, start, end = [], 0, len(buffer)
-        while end - start >= _HEADER:
-            header = int.from_bytes(buffer[start : start + _HEADER], "little")
-            length = header & _LENGTH_MASK
-            if length > MAX_FRAME:
-                raise FrameError(f"a frame of {length} bytes is over {MAX_FRAME}")
-            stop = start + _HEADER + length
-            if stop > end:
-                break
-            frames.append((bytes(buffer[start + _HEADER : stop]), header >> 24))
-            start = stop
-        if start:
-            del buffer[:start]
-        return frames
-
-    @staticmethod
-    def _one(data: bytes) -> tuple[bytes, int] | None:
-        """The frame that `data` is, if it is exactly one: the usual case, without copies."""
-        header = int.from_bytes(data[:_HEADER], "little")
-        length = header & _LENGTH_MASK
-        if len(data) != length + _HEADER or length > MAX_FRAME:
-            return None
-        return data[_HEADER:], header >> 24
 
 
 class Stream(asyncio.Protocol, Generic[T]):
@@ -260,147 +193,3 @@ async def open_stream(sock: socket.socket, make: Callable[[], S]) -> S:
     loop = asyncio.get_running_loop()
     _, stream = await loop.create_unix_connection(make, sock=sock)
     return stream
-
-
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets; neither survives an exec."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-
-
-class Door(Generic[T]):
-    """A control connection that carries descriptors beside its frames.
-
-    It never blocks: `send` keeps what the kernel does not take and `flush` sends it once
-    the socket is writable. Descriptors given to `send` belong to the door from then on.
-    """
-
-    def __init__(self, sock: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self._decoder = decoder
-        self._unpacker = Unpacker()
-        self._fds: deque[int] = deque()
-        self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
-        self.closed = False
-        self._on_pending: Callable[[], None] | None = None
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
-
-    @property
-    def pending(self) -> bool:
-        """Something waits for the socket to be writable."""
-        return bool(self._outgoing)
-
-    def send(self, frame: Any, fds: Sequence[int] = ()) -> None:
-        """Send a frame with descriptors, now or as soon as the other side takes it."""
-        if self.closed:
-            _close_all(fds)
-            return
-        self._outgoing.append((pack(frame, len(fds)), tuple(fds)))
-        self.flush()
-        if self._outgoing and self._on_pending is not None:
-            self._on_pending()
-
-    def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
-        while self._outgoing:
-            data, fds = self._outgoing[0]
-            try:
-                sent = socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self._forget_outgoing()
-                return
-            _close_all(fds)
-            if sent < len(data):
-                self._outgoing[0] = (data[sent:], ())
-            else:
-                self._outgoing.popleft()
-
-    def receive(self) -> list[tuple[T, list[int]]]:
-        """The frames that have arrived, each with its descriptors; empty when there are none.
-
-        Raises:
-            ChannelClosed: the other side is gone, and nothing is left to read.
-            FrameError: what arrived is no frame of this vocabulary.
-        """
-        try:
-            data, fds, _, _ = socket.recv_fds(self.sock, _RECEIVE, _MAX_FDS)
-        except (BlockingIOError, InterruptedError):
-            return []
-        except OSError as error:
-            raise ChannelClosed from error
-        if not data:
-            raise ChannelClosed
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        self._fds.extend(fds)
-        try:
-            return [
-                (self._decoder.decode(payload), [self._fds.popleft() for _ in range(count)])
-                for payload, count in self._unpacker.feed(data)
-            ]
-        except (msgspec.MsgspecError, IndexError) as error:
-            raise FrameError(str(error)) from error
-
-    def wait(self) -> list[tuple[T, list[int]]]:
-        """Block until at least one frame is there. For processes without an event loop."""
-        frames: list[tuple[T, list[int]]] = []
-        while not frames:
-            select.select([self.sock], [self.sock] if self._outgoing else [], [])
-            self.flush()
-            frames = self.receive()
-        return frames
-
-    def listen(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        on_frame: Callable[[T, list[int]], None],
-        on_lost: Callable[[], None],
-    ) -> None:
-        """Let an asyncio loop read this door (and write what waits) until it closes."""
-
-        def readable() -> None:
-            try:
-                frames = self.receive()
-            except (ChannelClosed, FrameError):
-                self.close(loop)
-                on_lost()
-                return
-            for frame, fds in frames:
-                on_frame(frame, fds)
-
-        def writable() -> None:
-            self.flush()
-            if not self._outgoing:
-                loop.remove_writer(self.sock)
-
-        self._on_pending = lambda: loop.add_writer(self.sock, writable)
-        loop.add_reader(self.sock, readable)
-        if self._outgoing:
-            self._on_pending()
-
-    def close(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Close the connection and every descriptor that waited in it. Idempotent."""
-        if self.closed:
-            return
-        self.closed = True
-        if loop is not None:
-            loop.remove_reader(self.sock)
-            loop.remove_writer(self.sock)
-        self._forget_outgoing()
-        _close_all(self._fds)
-        self._fds.clear()
-        self.sock.close()
-
-    def _forget_outgoing(self) -> None:
-        for _, fds in self._outgoing:
-            _close_all(fds)
-        self._outgoing.clear()
-
-
-def _close_all(fds: Sequence[int] | deque[int]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -11,7 +11,7 @@ import sys
 
 import msgspec
 
-from runtime.channel import Door
+from runtime.door import Door
 from runtime.engine.memory import return_large_blocks
 from runtime.engine.service import Service
 from runtime.errors import ChannelError

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from runtime import frames
-from runtime.channel import Door, Stream, open_stream, socket_pair
+from runtime.channel import Stream, open_stream
+from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed
 
 _decoder = msgspec.msgpack.Decoder(frames.Catalog)

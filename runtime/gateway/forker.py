@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 from runtime import frames
-from runtime.channel import Door
+from runtime.door import Door
 
 
 class Process:

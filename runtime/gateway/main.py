@@ -14,7 +14,7 @@ import msgspec
 import uvloop
 
 from runtime import frames, process
-from runtime.channel import Door
+from runtime.door import Door
 from runtime.errors import UsageError
 from runtime.gateway import server
 from runtime.gateway.app import Gateway

@@ -7,8 +7,8 @@ import asyncio
 from starlette.types import Message
 
 from runtime import frames
-from runtime.channel import MAX_FRAME
 from runtime.errors import ChannelClosed, Reported, WorkerError
+from runtime.framing import MAX_FRAME
 from runtime.gateway import requestid
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import NotAccepted, connection, lease

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from runtime import frames
-from runtime.channel import Door, Stream, open_stream, socket_pair
+from runtime.channel import Stream, open_stream
+from runtime.door import Door, socket_pair
 from runtime.gateway.engine import Engine
 from runtime.gateway.forker import Forker, Process
 from runtime.gateway.functionlog import read_pipe
@@ -137,6 +138,7 @@ class Worker:
         finally:
             if not self._ready.done() or self._ready.cancelled() or self._ready.exception() is not None:
                 self.kill()
+        self.idle.append(await self.open())  # so that the first request finds a connection
         self.ready_at = time.monotonic()
         self.boot_ms = (self.ready_at - began) * 1000
         self._on_end = on_end

@@ -15,7 +15,7 @@ from runtime.supervisor.supervisor import Supervisor
 def main() -> int:
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         plan = msgspec.json.decode(file.read(), type=Plan)
-    return keep(lambda temp, keeper: Supervisor(plan, temp, keeper).run())
+    return keep(lambda temp, keeper: Supervisor(plan, temp, keeper).run(), for_others=plan.uid_base > 0)
 
 
 sys.exit(main())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import traceback
@@ -21,21 +22,25 @@ from runtime.supervisor import proctable
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _INHERITED_FROM = 3  # descriptors below are the standard streams
+_COMMON = "/tmp"
 
 Serve = Callable[[str, int], int]
 
 
-def keep(serve: Serve) -> int:
+def keep(serve: Serve, *, for_others: bool) -> int:
     """Run `serve(temp, keeper)` in a child and end what it leaves; the exit status.
 
     `temp` is the server's temporary folder, `keeper` a descriptor that becomes readable
     when this process is gone.
+
+    Args:
+        for_others: workers are other users, who must reach the temporary folder.
     """
     name_process("fn-keeper")
     hide_memory()
     adopt_orphans()
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until there is somebody to pass them to
-    temp = tempfile.mkdtemp(prefix="functions-")
+    temp = tempfile.mkdtemp(prefix="functions-", dir=_common_folder() if for_others else None)
     os.chmod(temp, 0o711)  # workers of other users pass through, and list nothing
     reader, writer = os.pipe()
     pid = os.fork()
@@ -55,6 +60,17 @@ def keep(serve: Serve) -> int:
         print(f"the supervisor was ended by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
         return 128 - status
     return status
+
+
+def _common_folder() -> str:
+    """Where temporary files go; not below a folder that only root may enter, as pam_tmpdir makes one."""
+    usual = tempfile.gettempdir()
+    return usual if _is_open(usual) else _COMMON
+
+
+def _is_open(folder: str) -> bool:
+    parent = os.path.dirname(folder)
+    return bool(os.stat(folder).st_mode & stat.S_IXOTH) and (parent == folder or _is_open(parent))
 
 
 def _become_supervisor(serve: Serve, temp: str, keeper: int) -> NoReturn:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from runtime import frames
-from runtime.channel import Door, socket_pair
+from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed, FrameError
 from runtime.process import adopt_orphans, hide_memory, name_process
 from runtime.supervisor import proctable

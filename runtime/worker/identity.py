@@ -11,7 +11,7 @@ from runtime import process
 NICENESS = 5
 
 
-def assume(function: str, control: int, log: int, *, temp: str, user: int, supervisor: int) -> str:
+def assume(function: str, control: int, log: int, *, temp: str, user: int) -> str:
     """Become the process of one function; the path of its temporary folder.
 
     Args:
@@ -34,7 +34,6 @@ def assume(function: str, control: int, log: int, *, temp: str, user: int, super
         os.setresuid(user, user, user)
     process.renounce_privileges()
     process.hide_memory()
-    process.die_with_parent(supervisor)
     os.chdir(folder)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

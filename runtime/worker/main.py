@@ -19,8 +19,9 @@ import runtime.ai
 import runtime.ai.llm.remote  # imported by the template, so that no first call pays for it
 from runtime import frames
 from runtime.ai import host as ai_host
-from runtime.channel import Door, open_stream
+from runtime.channel import open_stream
 from runtime.context import Call, current
+from runtime.door import Door
 from runtime.marks import Marks
 from runtime.worker import adapt, loader, logs
 from runtime.worker.lifespan import Lifespan

@@ -34,6 +34,6 @@ class Request(starlette.requests.Request):
                 raise InvalidJSON("The request body is empty; send JSON")
             try:
                 self._json = msgspec.json.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidJSON(f"The request body is not valid JSON: {error}") from None
         return self._json

@@ -17,11 +17,12 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 from anyio.to_thread import run_sync
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from runtime.errors import InvalidResponse
 
@@ -89,7 +90,7 @@ def as_response(value: Any) -> Response:
         case bytes() | bytearray() | memoryview():
             return Response(bytes(value), media_type="application/octet-stream")
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
-        return StreamingResponse(_text(value), media_type="text/plain", headers=_STREAM_HEADERS)
+        return _ClosingResponse(_text(value), media_type="text/plain", headers=_STREAM_HEADERS)
     if isinstance(value, Relayed) and not isinstance(value, type):
         return _relay(value)
     return _as_json(value)
@@ -109,23 +110,30 @@ def _described(value: Any) -> str:
     return f"a {kind}"
 
 
-def _relay(stream: Relayed) -> Response:
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            async with aclosing(_generator(stream.body())) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            await stream.aclose()
+class _ClosingResponse(StreamingResponse):
+    """Closes what it sends, also when sending fails before or between the pieces."""
 
-    response = StreamingResponse(body(), status_code=stream.status, headers=_STREAM_HEADERS)
+    source: Relayed | None = None
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            async with aclosing(cast(AsyncGenerator[bytes, None], self.body_iterator)):
+                await super().stream_response(send)
+        finally:
+            if self.source is not None:
+                await self.source.aclose()
+
+
+def _relay(stream: Relayed) -> Response:
+    response = _ClosingResponse(_generator(stream.body()), status_code=stream.status, headers=_STREAM_HEADERS)
+    response.source = stream
     for name, value in stream.headers:
         response.headers[name] = value
     response.headers["content-type"] = stream.content_type
     return response
 
 
-async def _generator(pieces: AsyncIterator[bytes]) -> Any:
+async def _generator(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     async for piece in pieces:
         yield piece
 

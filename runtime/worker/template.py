@@ -11,16 +11,16 @@ import importlib
 import os
 import socket
 import sys
-import time
 import traceback
 
 import msgspec
 
 from runtime import frames, process
-from runtime.channel import Door
+from runtime.door import Door
 from runtime.errors import ChannelClosed, StartError
 from runtime.worker import identity, visibility
 from runtime.worker.main import run as run_worker
+from runtime.worker.rehearsal import rehearse
 
 _SLOTS = 4999
 
@@ -43,6 +43,7 @@ def main() -> int:
     )
     for module in _USED_LATER:
         importlib.import_module(module)
+    rehearse()
     [(boot, _), *waiting] = door.wait()
     assert isinstance(boot, frames.TemplateBoot)
     if boot.uid_base:
@@ -105,12 +106,11 @@ class Template:
             os._exit(0)
         status = 1
         try:
-            while os.getppid() == middle:  # the supervisor adopts us when it has ended
-                time.sleep(0.0001)
             user = self._boot.uid_base + frame.slot % _SLOTS if self._boot.uid_base else 0
-            folder = identity.assume(
-                frame.function, control, log, temp=self._boot.temp, user=user, supervisor=self._supervisor
-            )
+            folder = identity.assume(frame.function, control, log, temp=self._boot.temp, user=user)
+            while os.getppid() == middle:  # the supervisor adopts us when it has ended
+                os.sched_yield()
+            process.die_with_parent(self._supervisor)
             status = run_worker(socket.socket(fileno=control), folder)
         except BaseException:
             os.write(2, traceback.format_exc().encode())

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from runtime.channel import Stream, open_stream, socket_pair
+from runtime.channel import Stream, open_stream
+from runtime.door import socket_pair
 from runtime.errors import ChannelClosed
 from runtime.frames import Cancel, Embed, Embedded, EngineCall, Refused, Vectors, Warm
 

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.channel import Door, Stream, open_stream, socket_pair
+from runtime.channel import Stream, open_stream
+from runtime.door import Door, socket_pair
 from runtime.frames import (
     Catalog,
     Connect,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.channel import socket_pair
+from runtime.door import socket_pair
 from runtime.engine.embedder import MAX_TEXT
 from runtime.engine.service import GATEWAY
 from runtime.frames import Cancel, Catalog, Connect, Drain, Embed, Embedded, ModelCard, Refused
