@@ -83,7 +83,7 @@ class Stream(asyncio.Protocol, Generic[T]):
             waiter = self._loop.create_future()
             self._writers.append(waiter)
             await waiter
-        if self.closed:
+        if self.closed or self._transport.is_closing():
             raise ChannelClosed
 
     async def receive(self) -> T:

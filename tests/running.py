@@ -175,7 +175,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(root: Path, *arguments: str, env: Mapping[str, str] | None = None, **popen: Any) -> Iterator[Server]:
+def serving(
+    root: Path, *arguments: str, env: Mapping[str, str] | None = None, **popen: Any
+) -> Iterator[Server]:
     """A ready server for the time of a `with` block."""
     server = Server(root, *arguments, env=env, **popen)
     try:

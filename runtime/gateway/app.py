@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 
@@ -66,6 +67,10 @@ class Gateway:
             await exchange.refuse(error)
         except ClientGone:
             exchange.code = "CLIENT_CLOSED"
+        except asyncio.CancelledError:  # the server stops and its time for what is in flight is over
+            if not self.draining:
+                raise
+            await exchange.refuse(ShuttingDown())
         except Broken:
             exchange.code = exchange.code or "WORKER_ERROR"
             # Returning without the last piece makes the server close the connection.

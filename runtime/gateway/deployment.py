@@ -109,6 +109,8 @@ class Deployment:
             self._services.logbook.tell(text, function=self.name)
 
     def _on_failure(self, pool: Pool, failure: BootFailure) -> None:
+        if pool.state == "draining":
+            return  # a newer version has overtaken it
         if self._pool is not pool:
             self._rejected = str(failure)
         kept = "; the previous version keeps serving" if self._pool is not pool else ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from watchfiles import BaseFilter, Change, awatch
 
 _STEP_MS = 50  # changes within this time of one another are one
+_LOOK_AGAIN_MS = 5000
+_FOLDERS = ("functions", "supabase")
 _IGNORED_FOLDERS = frozenset(
     (".git", ".functions", ".venv", "venv", "node_modules", "__pycache__", ".idea", ".vscode", ".mypy_cache")
 )
@@ -16,54 +18,94 @@ _IGNORED_ENDINGS = ("~", ".tmp", ".swp", ".swx", ".swo", ".pyc", ".orig")
 
 
 class Saves(BaseFilter):
-    """Passes what a person saves; not what editors and tools drop beside it.
+    """Passes what a person saves below `folder`; not what editors and tools drop beside it.
 
     Args:
-        only: the one file that matters; None: all.
+        only: the one file in it that matters; None: all.
     """
 
-    def __init__(self, only: str | None = None) -> None:
+    def __init__(self, folder: str, only: str | None = None) -> None:
         super().__init__()
-        self._only = only
+        self._folder, self._only = folder, only
 
     def __call__(self, change: Change, path: str) -> bool:
         if self._only is not None:
             return path == self._only
-        *folders, name = Path(path).parts
+        parts = os.path.relpath(path, self._folder).split(os.sep)
+        name = parts[-1]
         if name.endswith(_IGNORED_ENDINGS) or name.startswith((".#", "#", "___")) or name == "4913":
             return False
-        return _IGNORED_FOLDERS.isdisjoint((*folders[-5:], name))
+        return _IGNORED_FOLDERS.isdisjoint(parts)
 
 
 async def project_saves(root: str) -> AsyncIterator[set[str]]:
     """The paths saved in `functions/` and `supabase/` below `root`, in batches.
 
+    A folder may come, go, or be replaced by another meanwhile: then a batch is empty.
+
     Set WATCHFILES_FORCE_POLLING where the file system sends no events (network shares,
     some containers).
     """
-    async for batch in _saves(_folders(root), Saves(), recursive=True):
-        yield batch
+    while True:
+        known, other = _folders(root), asyncio.Event()
+        looking = asyncio.get_running_loop().create_task(_until_other_folders(root, known, other))
+        try:
+            async for batch in _saves(list(known), Saves(root), other):
+                yield batch
+        finally:
+            looking.cancel()
+        yield set()
 
 
 async def file_saves(path: str) -> AsyncIterator[set[str]]:
     """The same for one file elsewhere; also when an editor replaces it by a new one."""
-    async for batch in _saves([os.path.dirname(path)], Saves(path), recursive=False):
+    folder = os.path.dirname(path)
+    async for batch in _saves([folder], Saves(folder, path), asyncio.Event(), recursive=False):
         yield batch
 
 
-async def _saves(folders: list[str], passes: Saves, *, recursive: bool) -> AsyncIterator[set[str]]:
-    debounce = _STEP_MS * 10
+async def _saves(
+    folders: list[str], passes: Saves, stop: asyncio.Event, *, recursive: bool = True
+) -> AsyncIterator[set[str]]:
+    if not folders:
+        await stop.wait()
+        return
     async for changes in awatch(
-        *folders, watch_filter=passes, step=_STEP_MS, debounce=debounce, recursive=recursive
+        *folders,
+        watch_filter=passes,
+        step=_STEP_MS,
+        debounce=_STEP_MS * 10,
+        stop_event=stop,
+        recursive=recursive,
     ):
         yield {path for _, path in changes}
 
 
+async def _until_other_folders(root: str, known: dict[str, int], other: asyncio.Event) -> None:
+    """Set `other` when the folders to be watched are no longer those that are known."""
+    looks = awatch(
+        root,
+        watch_filter=None,
+        step=_STEP_MS,
+        recursive=False,
+        rust_timeout=_LOOK_AGAIN_MS,
+        yield_on_timeout=True,
+    )
+    async for _ in looks:
+        if _folders(root) != known:
+            break
+    other.set()
+
+
 def is_watched(root: str, path: str) -> bool:
     """Whether `project_saves` tells of this file."""
-    return any(path.startswith(folder + "/") for folder in _folders(root))
+    return any(path.startswith(os.path.join(root, name) + os.sep) for name in _FOLDERS)
 
 
-def _folders(root: str) -> list[str]:
-    folders = [os.path.join(root, name) for name in ("functions", "supabase")]
-    return [folder for folder in folders if os.path.isdir(folder)]
+def _folders(root: str) -> dict[str, int]:
+    """The folders there are, with their inodes: one that was replaced has to be watched anew."""
+    folders = {}
+    for folder in (os.path.join(root, name) for name in _FOLDERS):
+        if os.path.isdir(folder):
+            folders[folder] = os.stat(folder).st_ino
+    return folders

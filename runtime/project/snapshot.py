@@ -23,7 +23,10 @@ from runtime.project.settings import Function
 MAX_BYTES = 64 * 1024 * 1024
 SHARED = "_shared"
 
-_SKIPPED = (".*", "__pycache__", "venv", "node_modules", "*.pyc", "*~", "*.swp", "*.tmp")
+_SKIPPED = (
+    *(".*", "__pycache__", "venv", "node_modules", "*.pyc"),
+    *("*~", "*.sw[opx]", "*.tmp", "*.orig", "#*", "___*", "4913"),  # what editors drop
+)
 _ATTEMPTS = 5
 _PAUSE_S = 0.02
 

@@ -8,17 +8,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-from anyio.to_thread import run_sync
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from runtime.errors import BadRequest
+from runtime.worker import threads
 from runtime.worker.request import Request
 from runtime.worker.response import JSONResponse, as_response
 
 Handler = Callable[[Request], Any]
 SocketHandler = Callable[[WebSocket], Awaitable[None]]
+
+_WITHOUT_BODY = (204, 304)
 
 
 def is_async(function: Any) -> bool:
@@ -30,13 +33,13 @@ def is_async(function: Any) -> bool:
     )
 
 
-def from_handler(handler: Handler, websocket: SocketHandler | None, threads: int) -> ASGIApp:
+def from_handler(handler: Handler, websocket: SocketHandler | None, most: int) -> ASGIApp:
     """An application around `handler(request)`, and `websocket(ws)` if there is one.
 
     Args:
-        threads: how many calls of a plain `def` handler may run at once.
+        most: how many calls of a plain `def` handler may run at once, each on its thread.
     """
-    call = handler if is_async(handler) else _threaded(handler, threads)
+    call = handler if is_async(handler) else _threaded(handler, most)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -50,31 +53,40 @@ def from_handler(handler: Handler, websocket: SocketHandler | None, threads: int
                 value = await value
             response = as_response(value)
         except HTTPException as error:
-            response = JSONResponse({"message": error.detail}, error.status_code, error.headers)
+            response = _raised(error)
         await response(scope, receive, send)
 
     return application
 
 
-def _threaded(handler: Handler, threads: int) -> Handler:
-    slots, limiter = asyncio.Semaphore(threads), anyio.CapacityLimiter(threads)
+def _raised(error: HTTPException) -> Response:
+    if error.status_code in _WITHOUT_BODY:
+        return Response(status_code=error.status_code, headers=error.headers)
+    return JSONResponse({"message": error.detail}, error.status_code, error.headers)
+
+
+def _threaded(handler: Handler, most: int) -> Handler:
+    slots, limiter = asyncio.Semaphore(most), anyio.CapacityLimiter(most)
 
     async def call(request: Request) -> Any:
         await slots.acquire()
         # A thread cannot be cancelled: when the client leaves, its slot is free only at its end.
-        running = asyncio.ensure_future(run_sync(handler, request, limiter=limiter))
+        running = threads.begin(handler, request, limiter=limiter)
         running.add_done_callback(lambda _: slots.release())
-        value = await asyncio.shield(running)
+        value = await threads.result(running)
         return await value if inspect.isawaitable(value) else value
 
     return call
 
 
-def from_app(app: ASGIApp, name: str) -> ASGIApp:
+def from_app(app: ASGIApp, name: str, state: dict[str, Any]) -> ASGIApp:
     """Mount an exported application: its own routes start at `/`, under the public prefix.
 
     The scope's `path` becomes the full public path and `root_path` ends with the function's
     name, so that the URLs it builds lead back to it. The bare name is presented with a slash.
+
+    Args:
+        state: what its lifespan made; each request gets a copy.
     """
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +94,7 @@ def from_app(app: ASGIApp, name: str) -> ASGIApp:
         path: str = scope["path"]
         slash = "/" if path == f"/{name}" else ""
         mounted = {**scope, "path": prefix + path + slash, "root_path": f"{prefix}/{name}"}
+        mounted["state"] = state.copy()
         mounted["raw_path"] = prefix.encode() + scope["raw_path"] + slash.encode()
         await app(mounted, receive, send)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from typing import Any
 
 from starlette.types import Message, Scope
 
 from runtime import frames
 from runtime.channel import CHUNK, Stream
-from runtime.errors import ChannelClosed
+from runtime.errors import ChannelClosed, InvalidResponse
 
 RequestStream = Stream[frames.RequestFrame]
 
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _LONGEST_REASON = 123
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _RESPONSE_EXTENSION: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
 
 
@@ -43,8 +47,23 @@ def scope_of(head: frames.Head) -> Scope:
 
 
 def _headers(message: Message) -> frames.Headers:
-    """Header names in lower case, as ASGI demands and not every application heeds."""
-    return [(name.lower(), value) for name, value in message.get("headers", ())]
+    """Header names in lower case, as ASGI demands and not every application heeds.
+
+    Raises:
+        InvalidResponse: one cannot stand in an HTTP message (RFC 9110, section 5).
+    """
+    headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+    for name, value in headers:
+        if _NAME.fullmatch(name) is None or _CONTROL.search(value) is not None:
+            raise InvalidResponse(f"the function's response has a header that cannot be sent: {name!r}")
+    return headers
+
+
+def _start(message: Message) -> frames.Start:
+    status: int = message["status"]
+    if not 200 <= status <= 599:
+        raise InvalidResponse(f"the function's response has status {status}: use one from 200 to 599")
+    return frames.Start(status, _headers(message))
 
 
 class HttpExchange:
@@ -91,7 +110,7 @@ class HttpExchange:
         if self._stream.closed:
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
-            self._start = frames.Start(message["status"], _headers(message))
+            self._start = _start(message)
         elif message["type"] == "http.response.body" and not self.finished:
             await self._send_body(message.get("body", b""), message.get("more_body", False))
 
@@ -103,7 +122,10 @@ class HttpExchange:
         self.finished = not more
         if len(body) <= CHUNK:
             self._stream.send(*first, frames.Body(bytes(body), more))
-            return await self._drain()
+            await self._drain()
+            if more:
+                await asyncio.sleep(0)  # a stream that never waits must not keep the loop from others
+            return
         for offset in range(0, len(body), CHUNK):
             rest = offset + CHUNK < len(body)
             self._stream.send(*first, frames.Body(bytes(body[offset : offset + CHUNK]), more or rest))
@@ -167,7 +189,7 @@ class SocketExchange:
                 self.finished = True
                 self._stream.send(close)
             case "websocket.http.response.start":
-                self._denial = frames.Start(message["status"], _headers(message))
+                self._denial = _start(message)
             case "websocket.http.response.body":
                 self._deny(message.get("body", b""), message.get("more_body", False))
         try:

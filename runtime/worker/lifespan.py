@@ -34,13 +34,22 @@ class Lifespan:
         self._task = asyncio.get_running_loop().create_task(self._run())
         await self._started.wait()
         if self._failure is not None:
-            raise RuntimeError(f"the application's startup failed: {self._failure}")
+            raise self._failed(self._failure.strip())
 
     async def shutdown(self) -> None:
         """Run the application's shutdown, if its startup was run."""
         if self._task is not None and not self._task.done():
             self._events.put_nowait({"type": "lifespan.shutdown"})
             await self._stopped.wait()
+
+    @staticmethod
+    def _failed(message: str) -> RuntimeError:
+        """Frameworks send a traceback as the message: its last line says it, the rest explains."""
+        *explanation, said = message.splitlines() or ["no reason given"]
+        error = RuntimeError(f"the application's startup failed: {said}")
+        if explanation:
+            error.add_note(message)
+        return error
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
@@ -57,7 +66,7 @@ class Lifespan:
             case "lifespan.startup.complete":
                 self._started.set()
             case "lifespan.startup.failed":
-                self._failure = message.get("message", "") or "no reason given"
+                self._failure = message.get("message", "")
                 self._started.set()
             case "lifespan.shutdown.complete" | "lifespan.shutdown.failed":
                 self._stopped.set()

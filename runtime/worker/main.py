@@ -104,7 +104,7 @@ class Worker:
         else:
             self._lifespan = Lifespan(module.app)
             await self._lifespan.startup()
-            self.application = adapt.from_app(module.app, boot.function)
+            self.application = adapt.from_app(module.app, boot.function, self._lifespan.state)
 
     # what connections need
 

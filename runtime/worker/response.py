@@ -25,6 +25,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
 from runtime.errors import InvalidResponse
+from runtime.worker import threads
 
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -153,11 +154,11 @@ async def _text(pieces: Generator[Any, Any, Any] | AsyncGenerator[Any, Any]) -> 
 
 async def _on_threads(pieces: Generator[Any, Any, Any]) -> AsyncGenerator[Any, None]:
     """The pieces of a generator that may block: each step runs on a thread, and so does its closing."""
-    step: asyncio.Future[Any] | None = None
+    step: threads.Running | None = None
     try:
         while True:
-            step = asyncio.ensure_future(run_sync(next, pieces, _END))
-            piece = await asyncio.shield(step)
+            step = threads.begin(next, pieces, _END)
+            piece = await threads.result(step)
             if piece is _END:
                 return
             yield piece

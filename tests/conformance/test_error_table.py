@@ -391,6 +391,23 @@ def test_a_request_that_comes_while_the_server_shuts_down(tmp_path: Path) -> Non
         assert server.process.wait(20) == 0
 
 
+def test_what_does_not_end_in_time_when_the_server_shuts_down(tmp_path: Path) -> None:
+    config = CONFIG.replace("head_s = 0.5", "shutdown_s = 1")
+    with serving(project(tmp_path, {"busy": HOLDS}, config)) as server:
+        wires = [Wire(server), Wire(server)]
+        for wire, key in zip(wires, ("in_flight", "queued"), strict=True):
+            wire.ask("POST", "/functions/v1/busy")
+            eventually(lambda key=key: server.metric()["functions"]["busy"][key] == 1, key)  # type: ignore[misc]
+        server.process.send_signal(signal.SIGTERM)
+        for wire, ran in zip(wires, (True, False), strict=True):
+            answer = wire.answer()
+            is_whole(answer.json(), answer.status, "SHUTTING_DOWN", answer.headers)
+            assert ("x-relay-error" in answer.headers) is not ran
+            assert answer.headers["retry-after"]
+            wire.close()
+        assert server.process.wait(20) == 0
+
+
 # --- ids -----------------------------------------------------------------------------------
 
 

@@ -246,8 +246,8 @@ def test_an_upload_flows_no_faster_than_the_function_reads_it(
     assert gateway.memory_info().rss - before[0] < 20 * MB
     assert worker.memory_info().rss - before[1] < 20 * MB
     client.post("/bodies/open-gate")
-    wire.send(data[sent:])
-    assert wire.answer().json() == {"size": len(data), "sha256": sha256(data)}
+    wire.send(bytes(data[sent:]))
+    assert wire.answer().json() == {"size": len(data), "sha256": sha256(bytes(data))}
     assert gateway.memory_info().rss - before[0] < 20 * MB
 
 

@@ -115,11 +115,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def dial_socket(server: Server, target: str, **options: Any) -> ClientConnection:
+def dial_socket(
+    server: Server, target: str, subprotocols: list[Subprotocol] | None = None
+) -> ClientConnection:
     """A WebSocket with the anon key."""
     url = f"{server.functions}{target}".replace("http://", "ws://")
     headers = {"Authorization": f"Bearer {server.token()}"}
-    return connect(url, additional_headers=headers, proxy=None, max_size=None, **options)
+    return connect(url, additional_headers=headers, proxy=None, max_size=None, subprotocols=subprotocols)
 
 
 def refusal(server: Server, target: str, **options: Any) -> websockets.exceptions.InvalidStatus:
@@ -164,8 +166,12 @@ def test_a_message_in_fragments_arrives_as_one(server: Server) -> None:
 
 
 def test_a_thousand_messages_keep_their_order(server: Server) -> None:
+    def send_all() -> None:
+        for number in range(1000):
+            websocket.send(str(number))
+
     with dial_socket(server, "/echo") as websocket, ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(lambda: [websocket.send(str(number)) for number in range(1000)])
+        sending = pool.submit(send_all)
         assert [websocket.recv(20) for _ in range(1000)] == [str(number) for number in range(1000)]
         sending.result()
 

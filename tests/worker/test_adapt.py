@@ -270,7 +270,7 @@ async def seen_by_app(path: str, **changes: Any) -> dict[str, Any]:
         seen.update(scope)
         await Response()(scope, receive, send)
 
-    await ask(from_app(app, "tasks"), request=scope(path, **changes))
+    await ask(from_app(app, "tasks", {"database": "open"}), request=scope(path, **changes))
     return seen
 
 
@@ -280,7 +280,12 @@ async def seen_by_app(path: str, **changes: Any) -> dict[str, Any]:
         ("/tasks/7", b"/tasks/7", "/functions/v1/tasks/7", b"/functions/v1/tasks/7"),
         ("/tasks", b"/tasks", "/functions/v1/tasks/", b"/functions/v1/tasks/"),
         ("/tasks/", b"/tasks/", "/functions/v1/tasks/", b"/functions/v1/tasks/"),
-        ("/tasks/a b/ö", b"/tasks/a%20b/%C3%B6", "/functions/v1/tasks/a b/ö", b"/functions/v1/tasks/a%20b/%C3%B6"),
+        (
+            "/tasks/a b/ö",
+            b"/tasks/a%20b/%C3%B6",
+            "/functions/v1/tasks/a b/ö",
+            b"/functions/v1/tasks/a%20b/%C3%B6",
+        ),
         ("/tasks/a/b", b"/tasks/a%2Fb", "/functions/v1/tasks/a/b", b"/functions/v1/tasks/a%2Fb"),
     ],
 )
@@ -296,6 +301,20 @@ async def test_an_app_without_a_prefix_is_mounted_at_its_name() -> None:
     assert (seen["path"], seen["root_path"]) == ("/tasks/", "/tasks")
 
 
+async def test_each_request_has_what_the_lifespan_made_and_its_own_copy() -> None:
+    counts: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["count"] += 1
+        counts.append(scope["state"]["count"])
+        await Response()(scope, receive, send)
+
+    mounted = from_app(app, "tasks", {"count": 0})
+    await ask(mounted)
+    await ask(mounted)
+    assert counts == [1, 1]
+
+
 async def test_an_apps_own_routes_start_at_its_name_and_its_urls_lead_back() -> None:
     async def item(request: StarletteRequest) -> Response:
         return JSONResponse({"id": request.path_params["id"], "url": str(request.url_for("item", id="8"))})
@@ -303,7 +322,7 @@ async def test_an_apps_own_routes_start_at_its_name_and_its_urls_lead_back() -> 
     async def root(request: StarletteRequest) -> Response:
         return PlainTextResponse("root")
 
-    app = from_app(Starlette(routes=[Route("/", root), Route("/{id}", item, name="item")]), "tasks")
+    app = from_app(Starlette(routes=[Route("/", root), Route("/{id}", item, name="item")]), "tasks", {})
     headers = [(b"host", b"localhost:54321")]
     assert (await ask(app, request=scope("/tasks", method="GET", headers=headers))).body == b"root"
     answer = await ask(app, request=scope("/tasks/7", method="GET", headers=headers))

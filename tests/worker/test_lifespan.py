@@ -16,7 +16,6 @@ from runtime.worker.lifespan import Lifespan
 pytestmark = pytest.mark.anyio
 
 
-
 def application(told: list[str], fails: str = "") -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, str]]:
@@ -51,8 +50,11 @@ async def test_what_the_startup_made_is_kept_for_requests() -> None:
 
 async def test_a_startup_that_fails_says_why() -> None:
     lifespan = Lifespan(application([], fails="startup"))
-    with pytest.raises(RuntimeError, match=r"startup failed: .*no database"):
+    with pytest.raises(RuntimeError, match=r"startup failed: RuntimeError: no database\n") as failure:
         await lifespan.startup()
+    assert "\n" not in str(failure.value)
+    (note,) = failure.value.__notes__
+    assert 'raise RuntimeError("no database")' in note
     await lifespan.shutdown()
 
 

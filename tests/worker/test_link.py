@@ -1,0 +1,610 @@
+"""One connection carries one request after another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from runtime import frames
+from runtime.channel import CHUNK, Stream, open_stream
+from runtime.context import Call, current
+from runtime.door import socket_pair
+from runtime.errors import BadRequest, ChannelClosed, InvalidInput
+from runtime.marks import Marks, shared_file
+from runtime.worker import logs
+from runtime.worker.adapt import from_handler
+from runtime.worker.link import Link
+from runtime.worker.request import Request
+
+pytestmark = pytest.mark.anyio
+
+DECODER = msgspec.msgpack.Decoder(frames.ResponseFrame)
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+class Host:
+    """A worker, as its connections see it."""
+
+    function = "f"
+
+    def __init__(self) -> None:
+        self.leaving = False
+        self.in_flight = 0
+        self.kept: list[tuple[Call, Any]] = []
+        self.application: ASGIApp = Response("unset")
+
+    def began(self) -> None:
+        self.in_flight += 1
+
+    def ended(self) -> None:
+        self.in_flight -= 1
+
+    def keep(self, call: Call, awaitable: Any) -> asyncio.Task[Any]:
+        self.kept.append((call, awaitable))
+        return asyncio.ensure_future(awaitable)
+
+    def explain(self, error: BaseException) -> str:
+        return f"explained: {error!r}"
+
+
+class Line:
+    """A worker's connection with the test as the gateway."""
+
+    def __init__(self, host: Host, link: Link, gateway: Stream[frames.ResponseFrame], marks: Marks) -> None:
+        self.host, self.link, self.gateway, self.marks = host, link, gateway, marks
+
+    def serve(self, app: ASGIApp | None = None, *, handler: Callable[..., Any] | None = None) -> None:
+        self.host.application = app or from_handler(handler or Response, None, 8)
+
+    def ask(self, *bodies: frames.Body, **changes: Any) -> None:
+        values: dict[str, Any] = {"request_id": "1", "method": "POST", "path": "/f", "raw_path": b"/f"}
+        more = bool(bodies)
+        self.gateway.send(frames.Head(**{"headers": [], "more": more, **values, **changes}), *bodies)
+
+    async def answer(self) -> list[frames.ResponseFrame]:
+        """Frames up to the last of the response, without `Accepted`."""
+        collected: list[frames.ResponseFrame] = []
+        async with asyncio.timeout(10):
+            while True:
+                frame = await self.gateway.receive()
+                if not isinstance(frame, frames.Accepted):
+                    collected.append(frame)
+                last = isinstance(frame, frames.Failure | frames.SocketClose)
+                if last or (isinstance(frame, frames.Body) and not frame.more):
+                    return collected
+
+    async def text(self) -> str:
+        """The body of the next answer."""
+        return b"".join(frame.data for frame in await self.answer() if isinstance(frame, frames.Body)).decode()
+
+    async def idle(self) -> None:
+        """Wait until the worker has nothing in flight."""
+        await until(lambda: not self.host.in_flight)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - it is the state that is awaited, whoever sets it
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    host, marks = Host(), Marks(shared_file(bytes(4)), 4)
+    ours, theirs = socket_pair()
+    link = await open_stream(theirs, lambda: Link(host, marks, 2))
+    gateway = await open_stream(ours, lambda: Stream(DECODER))
+    yield Line(host, link, gateway, marks)
+    gateway.abort()
+    link.abort()
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was logged: level and text."""
+    records: list[tuple[str, str]] = []
+    monkeypatch.setattr(logs, "emit", lambda level, text, request_id="": records.append((level, text)))
+    return records
+
+
+Told = list[tuple[str, str]]
+
+
+# --- the usual life -----------------------------------------------------------------------
+
+
+async def test_requests_are_answered_one_after_another(line: Line) -> None:
+    async def handler(request: Request) -> str:
+        return (await request.body()).decode() + "!"
+
+    line.serve(handler=handler)
+    for number in range(50):
+        line.ask(frames.Body(f"{number}".encode(), False))
+        assert await line.text() == f"{number}!"
+    await line.idle()
+
+
+async def test_a_request_is_accepted_before_its_handler_runs(line: Line) -> None:
+    marked: list[bool] = []
+    go = asyncio.Event()
+
+    async def handler(request: Request) -> str:
+        marked.append(line.marks.is_set(2))
+        await go.wait()
+        return "done"
+
+    line.serve(handler=handler)
+    assert not line.marks.is_set(2)
+    line.ask()
+    assert await line.gateway.receive() == frames.Accepted()
+    assert marked == [True]
+    go.set()
+    assert await line.text() == "done"
+    assert [line.marks.is_set(slot) for slot in range(4)] == [False, False, True, False]
+
+
+async def test_a_quick_answer_comes_after_its_acceptance(line: Line) -> None:
+    line.serve(Response("quick"))
+    line.ask()
+    assert await line.gateway.receive() == frames.Accepted()
+
+
+async def test_a_worker_that_leaves_accepts_nothing_more(line: Line) -> None:
+    line.host.leaving = True
+    line.serve(Response("never"))
+    line.ask()
+    with pytest.raises(ChannelClosed):
+        await line.answer()
+    assert not line.marks.is_set(2)
+    assert line.host.in_flight == 0
+
+
+async def test_the_handler_knows_which_request_it_answers(line: Line) -> None:
+    seen: list[Call | None] = []
+
+    async def handler(request: Request) -> None:
+        seen.append(current.get())
+
+    line.serve(handler=handler)
+    line.ask(request_id="abc", deadline=12.5)
+    await line.answer()
+    assert seen[0] is not None
+    assert (seen[0].id, seen[0].function, seen[0].deadline) == ("abc", "f", 12.5)
+    assert current.get() is None
+
+
+async def test_work_that_outlives_the_response_is_given_to_the_worker(line: Line) -> None:
+    from runtime.context import wait_until
+
+    async def later() -> str:
+        return "kept"
+
+    async def handler(request: Request) -> None:
+        wait_until(later())
+
+    line.serve(handler=handler)
+    line.ask(request_id="abc")
+    await line.answer()
+    ((call, _),) = line.host.kept
+    assert call.id == "abc"
+
+
+async def test_what_one_request_sets_in_its_context_no_other_sees(line: Line) -> None:
+    seen = []
+
+    async def handler(request: Request) -> None:
+        seen.append(variable.get())
+        variable.set("left behind")
+
+    line.serve(handler=handler)
+    for _ in range(2):
+        line.ask()
+        await line.answer()
+    assert seen == ["unset", "unset"]
+
+
+# --- what handlers leave behind -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+async def test_a_body_that_nobody_reads_does_not_stop_the_next_request(line: Line, pieces: int) -> None:
+    line.serve(Response("ignored it"))
+    for _ in range(3):
+        bodies = [frames.Body(bytes(CHUNK), index + 1 < pieces) for index in range(pieces)]
+        line.ask(*bodies)
+        assert await line.text() == "ignored it"
+
+
+async def test_a_body_that_arrives_after_the_answer_is_no_part_of_the_next_request(line: Line) -> None:
+    async def handler(request: Request) -> str:
+        return "early" if request.headers.get("x") else (await request.body()).decode()
+
+    line.serve(handler=handler)
+    line.ask(headers=[(b"x", b"1")], more=True)
+    assert await line.text() == "early"
+    for _ in range(8):
+        line.gateway.send(frames.Body(bytes(CHUNK), True))
+        await line.gateway.drain()
+    line.gateway.send(frames.Body(b"late", False))
+    line.ask(frames.Body(b"mine", False))
+    assert await line.text() == "mine"
+
+
+async def test_a_listener_that_a_handler_left_behind_hears_the_end_and_steals_nothing(line: Line) -> None:
+    heard: list[str] = []
+    listeners = set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        first = not listeners
+
+        async def listen() -> None:
+            heard.append((await receive())["type"])
+
+        body = (await receive())["body"]
+        if first:
+            listeners.add(asyncio.ensure_future(listen()))
+            await asyncio.sleep(0)
+        await Response(body)(scope, receive, send)
+
+    line.serve(app)
+    line.ask(frames.Body(b"one", False))
+    assert await line.text() == "one"
+    line.ask(frames.Body(b"two", False))
+    assert await line.text() == "two"
+    await until(lambda: heard)
+    assert heard == ["http.disconnect"]
+
+
+async def test_a_background_task_does_not_hold_the_next_request_up(line: Line) -> None:
+    go, done = asyncio.Event(), asyncio.Event()
+
+    async def background() -> None:
+        await go.wait()
+        done.set()
+
+    async def handler(request: Request) -> Response:
+        return Response("answered", background=BackgroundTask(background) if not go.is_set() else None)
+
+    line.serve(handler=handler)
+    line.ask()
+    assert await line.text() == "answered"
+    assert line.host.in_flight == 1
+    line.ask()
+    assert await line.text() == "answered"
+    assert not done.is_set()
+    go.set()
+    await line.idle()
+    assert done.is_set()
+
+
+async def test_a_background_task_outlives_the_connection(line: Line) -> None:
+    go, done = asyncio.Event(), asyncio.Event()
+
+    async def background() -> None:
+        await go.wait()
+        done.set()
+
+    line.serve(Response("answered", background=BackgroundTask(background)))
+    line.ask()
+    await line.answer()
+    line.gateway.abort()
+    await until(lambda: line.link.closed)
+    go.set()
+    await line.idle()
+    assert done.is_set()
+
+
+async def test_a_background_task_that_fails_is_logged_and_hurts_nobody(line: Line, told: Told) -> None:
+    async def background() -> None:
+        raise ValueError("after all")
+
+    line.serve(Response("answered", background=BackgroundTask(background)))
+    for _ in range(2):
+        line.ask()
+        assert await line.text() == "answered"
+    await line.idle()
+    assert told == [("error", "explained: ValueError('after all')")] * 2
+
+
+async def test_a_background_task_that_is_cancelled_leaves_the_connection_to_the_next_request(line: Line) -> None:
+    cancelled = asyncio.Event()
+
+    async def background() -> None:
+        await cancelled.wait()
+        raise asyncio.CancelledError
+
+    async def handler(request: Request) -> Response:
+        if request.headers.get("x"):
+            return Response("first", background=BackgroundTask(background))
+        cancelled.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return Response("second")
+
+    line.serve(handler=handler)
+    line.ask(headers=[(b"x", b"1")])
+    assert await line.text() == "first"
+    line.ask()
+    assert await line.text() == "second"
+
+
+async def test_sending_after_the_end_does_not_hide_the_next_request_from_cancellation(line: Line) -> None:
+    again, second_began, cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if not second_began.is_set() and not again.is_set():
+            await Response("first")(scope, receive, send)
+            await again.wait()
+            await send({"type": "http.response.body", "body": b"too late"})
+            return
+        second_began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    line.serve(app)
+    line.ask()
+    assert await line.text() == "first"
+    again.set()
+    line.ask()
+    await second_began.wait()
+    await until(lambda: line.host.in_flight == 1)
+    line.gateway.abort()
+    async with asyncio.timeout(5):
+        await cancelled.wait()
+
+
+# --- the client leaves --------------------------------------------------------------------
+
+
+async def test_the_end_of_the_connection_cancels_the_handler(line: Line, told: Told) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: Request) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    line.serve(handler=handler)
+    line.ask()
+    await began.wait()
+    line.gateway.abort()
+    await line.idle()
+    assert cancelled.is_set()
+    assert told == []
+
+
+async def test_the_end_of_the_connection_cancels_a_handler_whose_body_was_not_read(line: Line) -> None:
+    """Reading is paused then; the end has to be noticed all the same."""
+    began = asyncio.Event()
+
+    async def handler(request: Request) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    line.serve(handler=handler)
+    line.ask(*[frames.Body(bytes(CHUNK), True) for _ in range(3)])
+    await began.wait()
+    await until(lambda: line.link._paused)
+    line.gateway.abort()
+    await line.idle()
+
+
+async def test_the_end_of_the_connection_closes_a_generator(line: Line, told: Told) -> None:
+    closed = asyncio.Event()
+
+    async def handler(request: Request) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "tick"
+        finally:
+            closed.set()
+
+    line.serve(handler=handler)
+    line.ask()
+    while not isinstance(await line.gateway.receive(), frames.Body):
+        pass
+    line.gateway.abort()
+    await closed.wait()
+    await line.idle()
+    assert told == []
+
+
+async def test_a_handler_that_goes_on_after_its_client_left_is_no_error(line: Line, told: Told) -> None:
+    began = asyncio.Event()
+
+    async def handler(request: Request) -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+        return "to nobody"
+
+    line.serve(handler=handler)
+    line.ask()
+    await began.wait()
+    line.gateway.abort()
+    await line.idle()
+    assert told == []
+
+
+async def test_a_stream_that_goes_on_after_its_client_left_is_no_error(line: Line, told: Told) -> None:
+    began = asyncio.Event()
+
+    async def handler(request: Request) -> AsyncIterator[str]:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+        yield "to nobody"
+
+    line.serve(handler=handler)
+    line.ask()
+    await began.wait()
+    line.gateway.abort()
+    await line.idle()
+    assert told == []
+
+
+async def test_a_link_that_carries_nothing_just_ends(line: Line, told: Told) -> None:
+    line.gateway.abort()
+    await until(lambda: line.link.closed)
+    assert told == []
+
+
+# --- failures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()], ids=repr
+)
+async def test_whatever_a_handler_raises_hurts_its_request_alone(
+    line: Line, told: Told, error: BaseException
+) -> None:
+    async def handler(request: Request) -> str:
+        if request.headers.get("x"):
+            raise error
+        return "fine"
+
+    line.serve(handler=handler)
+    line.ask(headers=[(b"x", b"1")])
+    (failure,) = await line.answer()
+    assert isinstance(failure, frames.Failure)
+    assert failure.code == "WORKER_ERROR"
+    assert "x" != failure.message
+    assert "see the logs" in failure.message or "check the logs" in failure.message
+    assert told == [("error", f"explained: {error!r}")]
+    line.ask()
+    assert await line.text() == "fine"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InvalidInput("too odd"), "INVALID_INPUT"), (BadRequest("what?"), "BAD_REQUEST")]
+)
+async def test_an_error_of_ours_tells_the_client_what_it_says(
+    line: Line, told: Told, error: Exception, code: str
+) -> None:
+    async def handler(request: Request) -> None:
+        raise error
+
+    line.serve(handler=handler)
+    line.ask()
+    assert await line.answer() == [frames.Failure(code, str(error))]
+    assert told == [("warning", f"{type(error).__name__}: {error}")]
+
+
+async def test_a_failure_after_the_beginning_is_told_after_what_was_sent(line: Line, told: Told) -> None:
+    async def handler(request: Request) -> AsyncIterator[str]:
+        yield "begun"
+        raise ValueError("broke")
+
+    line.serve(handler=handler)
+    line.ask()
+    start, body, failure = await line.answer()
+    assert isinstance(start, frames.Start)
+    assert body == frames.Body(b"begun", True)
+    assert isinstance(failure, frames.Failure)
+    assert told == [("error", "explained: ValueError('broke')")]
+
+
+async def test_an_application_that_never_answers_fails(line: Line, told: Told) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    line.serve(app)
+    line.ask()
+    (failure,) = await line.answer()
+    assert isinstance(failure, frames.Failure)
+    assert told[0][0] == "error"
+    assert "before its response was complete" in told[0][1]
+
+
+async def test_a_response_that_is_too_large_for_a_frame_is_an_error_not_a_hang(line: Line, told: Told) -> None:
+    line.serve(Response("x", headers={"x-large": "y" * (1 << 20)}))
+    line.ask()
+    (failure,) = await line.answer()
+    assert isinstance(failure, frames.Failure)
+    line.serve(Response("fine"))
+    line.ask()
+    assert await line.text() == "fine"
+
+
+async def test_a_handler_that_cancels_itself_breaks_its_connection_alone(line: Line) -> None:
+    async def handler(request: Request) -> None:
+        raise asyncio.CancelledError
+
+    line.serve(handler=handler)
+    line.ask()
+    with pytest.raises(ChannelClosed):
+        await line.answer()
+    await line.idle()
+
+
+async def test_garbage_from_the_gateway_ends_the_connection(line: Line) -> None:
+    line.gateway._transport.write(b"\x01\x00\x00\x00\xc1")
+    await until(lambda: line.link.closed)
+
+
+# --- WebSockets ---------------------------------------------------------------------------
+
+
+async def test_a_websocket_is_served_and_closed_when_its_function_returns(line: Line) -> None:
+    async def websocket(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text("hi " + await ws.receive_text())
+
+    line.host.application = from_handler(Response, websocket, 8)
+    line.ask(kind="websocket")
+    line.gateway.send(frames.SocketMessage("there", None))
+    assert await line.answer() == [
+        frames.SocketAccept(None, []),
+        frames.SocketMessage("hi there", None),
+        frames.SocketClose(1000, ""),
+    ]
+
+
+async def test_a_websocket_function_that_fails_is_a_failure(line: Line, told: Told) -> None:
+    async def websocket(ws: WebSocket) -> None:
+        await ws.accept()
+        raise ValueError("broke")
+
+    line.host.application = from_handler(Response, websocket, 8)
+    line.ask(kind="websocket")
+    accepted, failure = await line.answer()
+    assert isinstance(accepted, frames.SocketAccept)
+    assert isinstance(failure, frames.Failure)
+    assert told == [("error", "explained: ValueError('broke')")]
+
+
+async def test_a_websocket_whose_client_left_is_no_error(line: Line, told: Told) -> None:
+    async def websocket(ws: WebSocket) -> None:
+        await ws.accept()
+        while True:
+            await ws.send_text(await ws.receive_text())
+
+    line.host.application = from_handler(Response, websocket, 8)
+    line.ask(kind="websocket")
+    while not isinstance(await line.gateway.receive(), frames.SocketAccept):
+        pass
+    line.gateway.send(frames.SocketClose(1001, ""))
+    await line.idle()
+    assert told == []
