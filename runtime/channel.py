@@ -56,6 +56,11 @@ class Stream(asyncio.Protocol, Generic[T]):
 
     # what an owner calls
 
+    @property
+    def lost(self) -> bool:
+        """Nothing more can be sent; true before `closed` when sending has just failed."""
+        return self.closed or self._transport.is_closing()
+
     def send(self, *frames: Any) -> None:
         """Queue frames for sending, as one write. A closed connection swallows them."""
         data = self._soon + (pack(frames[0]) if len(frames) == 1 else b"".join(map(pack, frames)))
@@ -83,7 +88,7 @@ class Stream(asyncio.Protocol, Generic[T]):
             waiter = self._loop.create_future()
             self._writers.append(waiter)
             await waiter
-        if self.closed or self._transport.is_closing():
+        if self.lost:
             raise ChannelClosed
 
     async def receive(self) -> T:
@@ -141,9 +146,11 @@ class Stream(asyncio.Protocol, Generic[T]):
             self._reader.set_result(None)
 
     def forget(self) -> None:
-        """Drop the frames that nobody has taken."""
+        """Drop the frames that nobody has taken; whoever waits for one is told that none will come."""
         self._frames.clear()
         self._waiting = 0
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(ChannelClosed())
         self._resume()
 
     def pause_writing(self) -> None:

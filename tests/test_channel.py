@@ -124,6 +124,18 @@ class TestStream:
         one.abort()
         other.abort()
 
+    async def test_whoever_waits_for_what_is_forgotten_waits_no_longer(self) -> None:
+        one, other = await pair()
+        waiting = asyncio.ensure_future(other.receive())
+        await asyncio.sleep(0)
+        other.forget()
+        with pytest.raises(ChannelClosed):
+            await waiting
+        one.send(body("next"))
+        assert await other.receive() == body("next")
+        one.abort()
+        other.abort()
+
     async def test_closing_sends_what_is_queued_first(self) -> None:
         one, other = await pair()
         for _ in range(40):

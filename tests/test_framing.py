@@ -54,5 +54,3 @@ class TestUnpacker:
 
     def test_a_piece_of_a_body_fits_into_a_frame(self) -> None:
         assert len(pack(frames.Body(bytes(CHUNK), True))) < MAX_FRAME
-
-

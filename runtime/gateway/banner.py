@@ -31,7 +31,7 @@ def banner(project: Project, registry: Registry, base: str, models: list[str]) -
 
 def _state(registry: Registry, name: str) -> str:
     found = registry.get(name)
-    failed = found is not None and found[1].failure
+    failed = "" if found is None else found[1].failure.partition("\n")[0]
     return f"   (did not start: {failed})" if failed else ""
 
 

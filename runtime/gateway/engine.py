@@ -34,7 +34,7 @@ class Engine:
         self.models: list[frames.ModelCard] = []
         self.preloaded: list[str] = []
         self.known, self.warm = asyncio.Event(), asyncio.Event()
-        self._up = False
+        self._up: Stream[frames.Catalog] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def arrive(self, fd: int) -> None:
@@ -45,24 +45,25 @@ class Engine:
 
     def connect(self) -> int | None:
         """A connection of its own for a worker: its descriptor, or None while no engine is up."""
-        if not self._up:
+        if self._up is None:
             return None
         ours, theirs = socket_pair()
         self._door.send(frames.Connect(), [theirs.detach()])
         return ours.detach()
 
     async def _follow(self, sock: socket.socket) -> None:
-        restarted, self._up = self.known.is_set(), True
-        if restarted:
+        stream = self._up = await open_stream(sock, lambda: Stream(_decoder))
+        self.warm.clear()
+        if self.known.is_set():
             self._on_restart()
-        stream = await open_stream(sock, lambda: Stream(_decoder))
         told: set[str] = set()
         try:
             while True:
                 self._hear(await stream.receive(), told)
         except ChannelClosed:
-            self._up = False
-            self.warm.clear()
+            if self._up is stream:  # else the next one is here already
+                self._up = None
+                self.warm.clear()
 
     def _hear(self, catalog: frames.Catalog, told: set[str]) -> None:
         self.models, self.preloaded = catalog.models, catalog.preloaded

@@ -129,7 +129,8 @@ class Feed:
                     self._waiting = asyncio.get_running_loop().create_future()
                     await self._waiting
                 await self._pass_on(stream)
-            await self._next()
+            while True:
+                await self._next()  # a request without a body has one event that says so
         except ChannelClosed:
             return
         except (FunctionsError, ClientGone) as failure:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+_LEVELS = frozenset(("debug", "info", "warning", "error", "critical"))
 _MARK = 0x1E
 _MAX_LINE = 512 * 1024
 
@@ -49,7 +50,8 @@ class FunctionLog(asyncio.Protocol):
             except msgspec.MsgspecError:
                 pass
             else:
-                self._on_line(marked.level, marked.text, marked.request_id)
+                level = marked.level if marked.level in _LEVELS else "info"
+                self._on_line(level, marked.text, marked.request_id)
                 return
         text = line.decode("utf-8", "replace").rstrip("\r")
         if text:

@@ -23,7 +23,11 @@ _DIM, _RED, _GREEN, _YELLOW, _CYAN, _RESET = (
     "\x1b[0m",
 )
 _LEVEL_COLOR = {"error": _RED, "critical": _RED, "warning": _YELLOW, "debug": _DIM}
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)}
+# What could steer a terminal, hide text or begin a line: control characters (C0 but tab and
+# newline, C1), line separators, changes of direction.
+_STEERING = (*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_HARMLESS = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _STEERING}
+_ONE_LINE = _HARMLESS | {9: "\\t", 10: "\\n"}
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -80,10 +84,10 @@ class Logbook:
             )
             self._write(self._json.encode(record).decode())
             return
-        message = message.rstrip("\n").translate(_CONTROL)
+        message = message.rstrip("\n").translate(_HARMLESS)
         if self._look == "plain":
             where = f" {function}" if function else ""
-            request = f" [{request_id}]" if request_id else ""
+            request = f" [{request_id.translate(_ONE_LINE)}]" if request_id else ""
             self._write(f"{self._now()} {level.upper():<7}{where}{request} {message}")
             return
         color = _LEVEL_COLOR.get(level, "")
@@ -96,7 +100,7 @@ class Logbook:
     ) -> None:
         """The access line of one request."""
         if not path.isprintable():
-            path = path.translate(_CONTROL).replace("\n", "\\n").replace("\t", "\\t")
+            path = path.translate(_ONE_LINE)
         if self._look == "json":
             record = Access(
                 time=self._now(), method=method, path=path, function=function, status=status, code=code,
@@ -119,7 +123,7 @@ class Logbook:
         if self._look == "json":
             self.tell(text)
         else:
-            self._write(text)
+            self._write(text.translate(_HARMLESS))
 
     def _now(self) -> str:
         now = time.time()

@@ -23,14 +23,14 @@ class Outlet:
         self._batch: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._waiting = 0
+        self._queued = self._done = 0  # bytes; the loop alone counts the one, the thread the other
         self._dropped = 0
         self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
         self._thread.start()
 
     def write(self, line: str) -> None:
         """Queue one line (without its newline)."""
-        if self._waiting > _MOST_WAITING:
+        if self._queued - self._done > _MOST_WAITING:
             self._dropped += 1
             return
         self._batch.append(line)
@@ -50,7 +50,7 @@ class Outlet:
             self._dropped = 0
         data = ("\n".join(self._batch) + "\n").encode("utf-8", "replace") if self._batch else b""
         self._batch.clear()
-        self._waiting += len(data)
+        self._queued += len(data)
         self._queue.put(data)
 
     def _drain(self) -> None:
@@ -61,4 +61,4 @@ class Outlet:
                     view = view[os.write(self._descriptor, view) :]
                 except OSError:
                     break  # nobody reads any more
-            self._waiting -= len(data)
+            self._done += len(data)

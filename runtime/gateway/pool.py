@@ -86,6 +86,8 @@ class Pool:
             raise ShuttingDown
         if self._limits.queue and len(self._queue) >= self._limits.queue:
             raise Overloaded
+        if not (self.workers or self._boots or self._tasks):
+            self._spawn()  # `min_workers = 0`, and the last one has ended
         ticket: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._queue.append(ticket)
         try:
@@ -216,7 +218,8 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     def _on_end(self, worker: Worker, how: str) -> None:
-        self.workers.remove(worker)
+        if worker in self.workers:  # else it was ready only after the pool's end
+            self.workers.remove(worker)
         if self.state == "draining":
             return
         self.restarts += 1
@@ -243,6 +246,8 @@ class Pool:
         """Take no more requests; end every worker, after at most `seconds` for what it has."""
         self.state = "draining"
         self._refuse_queue(ShuttingDown())
+        for task in self._tasks:
+            task.cancel()
         workers = list(self.workers)
         for worker in workers:
             worker.drain(seconds, reason)

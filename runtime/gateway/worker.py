@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
@@ -16,6 +17,7 @@ import msgspec
 from runtime import frames
 from runtime.channel import Stream, open_stream
 from runtime.door import Door, socket_pair
+from runtime.errors import ChannelClosed, FrameError
 from runtime.gateway.engine import Engine
 from runtime.gateway.forker import Forker, Process
 from runtime.gateway.functionlog import read_pipe
@@ -26,6 +28,7 @@ from runtime.marks import Marks, shared_file
 _from_worker = msgspec.msgpack.Decoder(frames.WorkerFrame)
 _responses = msgspec.msgpack.Decoder(frames.ResponseFrame)
 _THREADS, _CONCURRENCY = 8, 100
+_LAST_BREATH_S = 1.0
 _MARKS = 4096  # a page; connections never outnumber the requests in flight at one time
 
 
@@ -128,25 +131,32 @@ class Worker:
             BootFailure: it ended, said why it cannot start, or took too long.
         """
         began = time.monotonic()
+        try:
+            await self._come_up(archive)
+        except BaseException:
+            self.kill()
+            raise
+        self.ready_at = time.monotonic()
+        self.boot_ms = (self.ready_at - began) * 1000
+        self._on_end = on_end
+
+    async def _come_up(self, archive: int) -> None:
         limit = self.generation.function.limits.boot_s or None
         try:
             async with asyncio.timeout(limit):
                 await self._start(archive)
                 await self._ready
+                self.idle.append(await self.open())  # so that the first request finds a connection
         except TimeoutError:
             raise BootFailure(f"it was not ready within {limit:g} s (boot_s)") from None
-        finally:
-            if not self._ready.done() or self._ready.cancelled() or self._ready.exception() is not None:
-                self.kill()
-        self.idle.append(await self.open())  # so that the first request finds a connection
-        self.ready_at = time.monotonic()
-        self.boot_ms = (self.ready_at - began) * 1000
-        self._on_end = on_end
+        except (OSError, FrameError) as error:
+            raise BootFailure(f"it could not be started: {error}") from error
+        if self.dead:
+            raise BootFailure("its process ended as soon as it was ready", crashed=True)
 
     async def _start(self, archive: int) -> None:
         services, function = self._services, self.generation.function
         ours, theirs = socket_pair()
-        log_reader, log_writer = os.pipe()
         self._door = Door(ours, _from_worker)
         engine = services.engine.connect()
         boot = frames.Boot(
@@ -160,12 +170,13 @@ class Worker:
             threads=function.limits.concurrency or _THREADS,
             engine=engine is not None,
         )
-        # Sent before the process exists, so that it need not wait for it.
         fds = [os.dup(archive), os.dup(self._marks_file)] + ([] if engine is None else [engine])
-        self._door.send(boot, fds)
-        self._door.listen(asyncio.get_running_loop(), self._on_frame, self._on_lost)
-        await read_pipe(log_reader, self._on_line)
-        self._process = services.forker.fork(function.name, self._slot, [theirs.detach(), log_writer])
+        with theirs:
+            self._door.send(boot, fds)  # before the process exists, so that it need not wait for it
+            self._door.listen(asyncio.get_running_loop(), self._on_frame, self._on_lost)
+            log_reader, log_writer = os.pipe()
+            await read_pipe(log_reader, self._on_line)
+            self._process = services.forker.fork(function.name, self._slot, [theirs.detach(), log_writer])
         self._process.exited.add_done_callback(lambda exited: self._ended(exited.result()))
 
     async def open(self) -> ResponseStream:
@@ -224,11 +235,20 @@ class Worker:
                 self._ready.set_exception(BootFailure(frame.message, frame.traceback))
 
     def _on_lost(self) -> None:
-        """Its control socket closed: it is ending, whatever its status will be."""
+        """Its control socket closed: it is ending, or is made to, whatever its status will be."""
         self.dead = True
+        asyncio.get_running_loop().call_later(_LAST_BREATH_S, self.kill)
+
+    def _hear_last_words(self) -> None:
+        """Its end may be told before what it said last, why it cannot start, was read."""
+        if self._door is not None and not self._door.closed:
+            with contextlib.suppress(ChannelClosed, FrameError):
+                for frame, fds in self._door.receive():
+                    self._on_frame(frame, fds)
 
     def _ended(self, status: int) -> None:
         how = f"status {status}" if status >= 0 else f"signal {-status}"
+        self._hear_last_words()
         self.kill()
         folder = os.path.join(self._services.temp, str(self.pid))
         asyncio.get_running_loop().run_in_executor(None, partial(rmtree, folder, ignore_errors=True))

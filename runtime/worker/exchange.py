@@ -10,7 +10,7 @@ from starlette.types import Message, Scope
 
 from runtime import frames
 from runtime.channel import CHUNK, Stream
-from runtime.errors import ChannelClosed, InvalidResponse
+from runtime.errors import ChannelClosed, FrameError, InvalidResponse
 
 RequestStream = Stream[frames.RequestFrame]
 
@@ -115,22 +115,27 @@ class HttpExchange:
             await self._send_body(message.get("body", b""), message.get("more_body", False))
 
     async def _send_body(self, body: bytes, more: bool) -> None:
-        first: list[Any] = []
-        if not self.started:
-            assert self._start is not None, "the application sent a body before its status"
-            first, self.started = [self._start], True
-        self.finished = not more
         if len(body) <= CHUNK:
-            self._stream.send(*first, frames.Body(bytes(body), more))
+            self._put(bytes(body), more)
             await self._drain()
             if more:
                 await asyncio.sleep(0)  # a stream that never waits must not keep the loop from others
             return
         for offset in range(0, len(body), CHUNK):
-            rest = offset + CHUNK < len(body)
-            self._stream.send(*first, frames.Body(bytes(body[offset : offset + CHUNK]), more or rest))
-            first = []
+            self._put(bytes(body[offset : offset + CHUNK]), more or offset + CHUNK < len(body))
             await self._drain()
+
+    def _put(self, data: bytes, more: bool) -> None:
+        """Send a piece, and the start of the response before the first."""
+        first: list[frames.Start] = []
+        if not self.started:
+            assert self._start is not None, "the application sent a body before its status"
+            first = [self._start]
+        try:
+            self._stream.send(*first, frames.Body(data, more))
+        except FrameError as error:
+            raise InvalidResponse("the headers of the function's response are too large") from error
+        self.started, self.finished = True, not more
 
     async def _drain(self) -> None:
         try:

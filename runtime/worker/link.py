@@ -8,7 +8,9 @@ from contextvars import Context
 from typing import Any, Protocol
 
 import msgspec
-from starlette.types import ASGIApp
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Send
+from starlette.websockets import WebSocketDisconnect
 
 from runtime import frames
 from runtime.channel import Stream
@@ -20,8 +22,7 @@ from runtime.worker.exchange import HttpExchange, SocketExchange, scope_of
 
 _decoder = msgspec.msgpack.Decoder(frames.RequestFrame)
 _UNEXPECTED = frames.Failure("WORKER_ERROR", "Function exited due to an error (please check the logs)")
-
-
+_LEFT = (ChannelClosed, ClientDisconnect, OSError)
 _LOOK_S = 0.2
 
 
@@ -67,9 +68,8 @@ class Link(Stream[frames.RequestFrame]):
 
     def arrived(self, frame: frames.RequestFrame, size: int) -> None:
         if isinstance(frame, frames.Head):
-            self.forget()  # what the previous handler did not read of its body
             self._task = self._loop.create_task(self._serve(frame), context=Context())
-        else:
+        elif self._task is not None:  # else it is of a body whose request is answered
             super().arrived(frame, size)
             if self._paused and self._look is None:
                 self._look = self._loop.call_later(_LOOK_S, self._look_for_the_end)
@@ -93,6 +93,7 @@ class Link(Stream[frames.RequestFrame]):
         if host.leaving:
             self.abort()  # not accepted: the gateway gives it to the next worker
             return
+        task = asyncio.current_task()
         call = Call(head.request_id, host.function, head.deadline, lambda work: host.keep(call, work))
         current.set(call)
         exchange = HttpExchange(self, head) if head.kind == "http" else SocketExchange(self)
@@ -100,25 +101,33 @@ class Link(Stream[frames.RequestFrame]):
         try:
             self._marks.set(self._slot)
             self.send_soon(frames.Accepted())
-            await host.application(scope_of(head), exchange.receive, self._finishing(exchange))
+            await host.application(scope_of(head), exchange.receive, self._finishing(exchange, task))
             if not exchange.finished:
                 self._incomplete(exchange)
         except asyncio.CancelledError:
-            self.abort()
+            if not exchange.finished:
+                self.abort()
         except BaseException as error:  # also sys.exit: it must hurt this request alone
             self._failed(error, exchange)
         finally:
+            self._let_go(task)
             host.ended()
 
-    def _finishing(self, exchange: HttpExchange | SocketExchange) -> Any:
+    def _finishing(self, exchange: HttpExchange | SocketExchange, task: Any) -> Send:
         """`send`, which lets go of the connection once the response is complete."""
 
         async def send(message: Any) -> None:
             await exchange.send(message)
             if exchange.finished:
-                self._task = None
+                self._let_go(task)
 
         return send
+
+    def _let_go(self, task: Any) -> None:
+        """The request that `task` serves is answered: what the handler did not read is for nobody."""
+        if self._task is task:
+            self._task = None
+            self.forget()
 
     def _incomplete(self, exchange: HttpExchange | SocketExchange) -> None:
         """The application returned without finishing its response."""
@@ -129,7 +138,7 @@ class Link(Stream[frames.RequestFrame]):
             self.send(_UNEXPECTED)
 
     def _failed(self, error: BaseException, exchange: HttpExchange | SocketExchange) -> None:
-        if self.closed and isinstance(error, OSError | ChannelClosed):
+        if isinstance(error, WebSocketDisconnect) or (self.lost and isinstance(error, _LEFT)):
             return  # the client left: nothing went wrong here
         if isinstance(error, FunctionsError) and not isinstance(error, ChannelClosed):
             logs.emit("warning", f"{type(error).__name__}: {error.message}")

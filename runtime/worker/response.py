@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import msgspec
 from anyio.to_thread import run_sync
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from runtime.errors import InvalidResponse
 from runtime.worker import threads
@@ -115,6 +115,11 @@ class _ClosingResponse(StreamingResponse):
     """Closes what it sends, also when sending fails before or between the pieces."""
 
     source: Relayed | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(
+            send
+        )  # Starlette would take a generator's OSError for the client's leaving
 
     async def stream_response(self, send: Send) -> None:
         try:

@@ -23,7 +23,13 @@ Gateway = Stream[frames.ResponseFrame]
 
 
 def head(**changes: Any) -> frames.Head:
-    values: dict[str, Any] = {"request_id": "1", "method": "POST", "path": "/f", "raw_path": b"/f", "headers": []}
+    values: dict[str, Any] = {
+        "request_id": "1",
+        "method": "POST",
+        "path": "/f",
+        "raw_path": b"/f",
+        "headers": [],
+    }
     return frames.Head(**values | changes)
 
 
@@ -111,7 +117,11 @@ async def test_a_body_arrives_piece_by_piece(ends: Ends) -> None:
     gateway.send(frames.Body(b"a", True))
     gateway.send(frames.Body(b"", True), frames.Body(b"b", False))
     events = [await exchange.receive() for _ in range(3)]
-    assert [(event["body"], event["more_body"]) for event in events] == [(b"a", True), (b"", True), (b"b", False)]
+    assert [(event["body"], event["more_body"]) for event in events] == [
+        (b"a", True),
+        (b"", True),
+        (b"b", False),
+    ]
     gateway.close()
     assert await exchange.receive() == {"type": "http.disconnect"}
 
@@ -140,9 +150,11 @@ async def test_after_the_response_there_is_only_a_disconnect(ends: Ends) -> None
 async def received(gateway: Gateway) -> list[frames.ResponseFrame]:
     """Frames up to the response's last."""
     collected: list[frames.ResponseFrame] = []
-    while not collected or not isinstance(last := collected[-1], frames.Body) or last.more:
-        collected.append(await gateway.receive())
-    return collected
+    while True:
+        frame = await gateway.receive()
+        collected.append(frame)
+        if isinstance(frame, frames.Body) and not frame.more:
+            return collected
 
 
 async def test_a_response_is_its_start_and_its_body(ends: Ends) -> None:
@@ -169,7 +181,10 @@ async def test_a_stream_goes_out_as_it_comes(ends: Ends) -> None:
     exchange = HttpExchange(worker, head())
     await exchange.send({"type": "http.response.start", "status": 200})
     await exchange.send({"type": "http.response.body", "body": b"a", "more_body": True})
-    assert [await gateway.receive(), await gateway.receive()] == [frames.Start(200, []), frames.Body(b"a", True)]
+    assert [await gateway.receive(), await gateway.receive()] == [
+        frames.Start(200, []),
+        frames.Body(b"a", True),
+    ]
     assert not exchange.finished
     await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
     assert await gateway.receive() == frames.Body(b"", False)
@@ -182,7 +197,9 @@ async def test_a_large_piece_is_cut_and_arrives_whole(ends: Ends, size: int, mor
     exchange = HttpExchange(worker, head())
     data = bytes(index % 251 for index in range(size))
     await exchange.send({"type": "http.response.start", "status": 200})
-    sending = asyncio.ensure_future(exchange.send({"type": "http.response.body", "body": data, "more_body": more}))
+    sending = asyncio.ensure_future(
+        exchange.send({"type": "http.response.body", "body": data, "more_body": more})
+    )
     if more:
         sending.add_done_callback(
             lambda _: asyncio.ensure_future(exchange.send({"type": "http.response.body", "body": b""}))
@@ -249,7 +266,7 @@ async def test_a_sender_that_waits_learns_that_the_client_left(ends: Ends) -> No
 
 async def test_a_function_cannot_outrun_its_client(ends: Ends) -> None:
     """The generator waits; neither process collects what the client does not take."""
-    worker, gateway = ends
+    worker, _gateway = ends
     exchange = HttpExchange(worker, head())
     await exchange.send({"type": "http.response.start", "status": 200})
     sent = 0
@@ -294,7 +311,14 @@ async def test_a_status_that_http_does_not_know_is_no_response(ends: Ends, statu
 
 @pytest.mark.parametrize(
     "header",
-    [(b"x", b"a\r\nset-cookie: b"), (b"x", b"a\nb"), (b"x", b"\x00"), (b"x y", b"z"), (b"x:", b"z"), (b"", b"z")],
+    [
+        (b"x", b"a\r\nset-cookie: b"),
+        (b"x", b"a\nb"),
+        (b"x", b"\x00"),
+        (b"x y", b"z"),
+        (b"x:", b"z"),
+        (b"", b"z"),
+    ],
     ids=repr,
 )
 async def test_a_header_that_cannot_be_sent_is_no_response(ends: Ends, header: tuple[bytes, bytes]) -> None:
@@ -359,7 +383,9 @@ async def test_closing_codes_that_may_be_sent_are_sent(ends: Ends, code: int) ->
     assert await gateway.receive() == frames.SocketClose(code, "ö" * 61)
 
 
-@pytest.mark.parametrize(("code", "reason"), [(0, ""), (1004, ""), (1005, ""), (1006, ""), (2999, ""), (1000, "ö" * 62)])
+@pytest.mark.parametrize(
+    ("code", "reason"), [(0, ""), (1004, ""), (1005, ""), (1006, ""), (2999, ""), (1000, "ö" * 62)]
+)
 async def test_closing_codes_that_may_not_be_sent_are_refused(ends: Ends, code: int, reason: str) -> None:
     worker, _ = ends
     exchange = SocketExchange(worker)

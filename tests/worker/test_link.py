@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -89,7 +90,9 @@ class Line:
 
     async def text(self) -> str:
         """The body of the next answer."""
-        return b"".join(frame.data for frame in await self.answer() if isinstance(frame, frames.Body)).decode()
+        return b"".join(
+            frame.data for frame in await self.answer() if isinstance(frame, frames.Body)
+        ).decode()
 
     async def idle(self) -> None:
         """Wait until the worker has nothing in flight."""
@@ -246,7 +249,7 @@ async def test_a_body_that_arrives_after_the_answer_is_no_part_of_the_next_reque
 
 async def test_a_listener_that_a_handler_left_behind_hears_the_end_and_steals_nothing(line: Line) -> None:
     heard: list[str] = []
-    listeners = set()
+    listeners: set[asyncio.Task[None]] = set()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         first = not listeners
@@ -256,7 +259,7 @@ async def test_a_listener_that_a_handler_left_behind_hears_the_end_and_steals_no
 
         body = (await receive())["body"]
         if first:
-            listeners.add(asyncio.ensure_future(listen()))
+            listeners.add(asyncio.create_task(listen()))
             await asyncio.sleep(0)
         await Response(body)(scope, receive, send)
 
@@ -320,7 +323,9 @@ async def test_a_background_task_that_fails_is_logged_and_hurts_nobody(line: Lin
     assert told == [("error", "explained: ValueError('after all')")] * 2
 
 
-async def test_a_background_task_that_is_cancelled_leaves_the_connection_to_the_next_request(line: Line) -> None:
+async def test_a_background_task_that_is_cancelled_leaves_the_connection_to_the_next_request(
+    line: Line,
+) -> None:
     cancelled = asyncio.Event()
 
     async def background() -> None:
@@ -432,10 +437,8 @@ async def test_a_handler_that_goes_on_after_its_client_left_is_no_error(line: Li
 
     async def handler(request: Request) -> str:
         began.set()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            pass
         return "to nobody"
 
     line.serve(handler=handler)
@@ -451,10 +454,8 @@ async def test_a_stream_that_goes_on_after_its_client_left_is_no_error(line: Lin
 
     async def handler(request: Request) -> AsyncIterator[str]:
         began.set()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            pass
         yield "to nobody"
 
     line.serve(handler=handler)
@@ -475,7 +476,9 @@ async def test_a_link_that_carries_nothing_just_ends(line: Line, told: Told) -> 
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()], ids=repr
+    "error",
+    [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()],
+    ids=repr,
 )
 async def test_whatever_a_handler_raises_hurts_its_request_alone(
     line: Line, told: Told, error: BaseException
@@ -490,7 +493,7 @@ async def test_whatever_a_handler_raises_hurts_its_request_alone(
     (failure,) = await line.answer()
     assert isinstance(failure, frames.Failure)
     assert failure.code == "WORKER_ERROR"
-    assert "x" != failure.message
+    assert failure.message != "x"
     assert "see the logs" in failure.message or "check the logs" in failure.message
     assert told == [("error", f"explained: {error!r}")]
     line.ask()
@@ -538,11 +541,15 @@ async def test_an_application_that_never_answers_fails(line: Line, told: Told) -
     assert "before its response was complete" in told[0][1]
 
 
-async def test_a_response_that_is_too_large_for_a_frame_is_an_error_not_a_hang(line: Line, told: Told) -> None:
+async def test_a_response_that_is_too_large_for_a_frame_is_an_error_not_a_hang(
+    line: Line, told: Told
+) -> None:
     line.serve(Response("x", headers={"x-large": "y" * (1 << 20)}))
     line.ask()
     (failure,) = await line.answer()
     assert isinstance(failure, frames.Failure)
+    assert failure.code == "INVALID_RESPONSE"
+    assert "too large" in failure.message
     line.serve(Response("fine"))
     line.ask()
     assert await line.text() == "fine"

@@ -1,0 +1,428 @@
+"""From a request to a worker and back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from runtime import frames
+from runtime.errors import BootError, IdleTimeout, PayloadTooLarge, Reported, WorkerError
+from runtime.gateway import pool as pool_module
+from runtime.gateway.deployment import Deployment
+from runtime.gateway.dispatch import Broken, dispatch
+from runtime.gateway.exchange import Exchange
+from runtime.gateway.feed import ClientGone
+from runtime.gateway.generation import Generation
+from runtime.project.settings import Function, Limits
+from tests.gateway.house import House, Link, turns, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.001)
+
+
+class Request:
+    """A client's request, and what it is answered."""
+
+    def __init__(self, *pieces: bytes, **limits: Any) -> None:
+        retry = limits.pop("retry", "never")
+        self.function = Function(
+            name="hello", directory="/functions/hello", retry=retry, limits=Limits(**limits)
+        )
+        self.sent: list[Message] = []
+        self.events: asyncio.Queue[Message] = asyncio.Queue()
+        for index, piece in enumerate(pieces):
+            self.events.put_nowait({"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)})
+        headers = [(b"transfer-encoding", b"chunked")] if pieces else []
+        scope = {"type": "http", "method": "POST", "headers": headers}
+        self.exchange = Exchange(scope, self.events.get, self._send, "request-1")
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def leaves(self) -> None:
+        self.events.put_nowait({"type": "http.disconnect"})
+
+    async def run(self, deployed: Deployment) -> None:
+        head = frames.Head(
+            request_id="request-1", method="POST", path="/hello", raw_path=b"/hello", headers=[]
+        )
+        async with asyncio.timeout(10):
+            await dispatch(self.exchange, self.function, deployed, head)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent[1:])
+
+
+async def deploy(house: House, **limits: Any) -> Deployment:
+    deployed = Deployment("hello", 0, house.services)
+    function = Function(name="hello", directory="/functions/hello", limits=Limits(**limits))
+    deployed.roll(
+        Generation(
+            name="g1",
+            function=function,
+            archive=b"\x80",
+            directory="/functions",
+            entrypoint="hello/index.py",
+            environ={},
+        )
+    )
+    await deployed.settled.wait()
+    return deployed
+
+
+async def body_of(link: Link) -> bytes:
+    data = b""
+    while True:
+        frame = await link.receive()
+        assert isinstance(frame, frames.Body)
+        data += frame.data
+        if not frame.more:
+            return data
+
+
+# --- the usual life -----------------------------------------------------------------------
+
+
+async def test_a_request_is_answered(house: House) -> None:
+    deployed = await deploy(house)
+    request = Request()
+    await request.run(deployed)
+    assert (request.status, request.body) == (200, b"/hello")
+    assert (b"sb-request-id", b"request-1") in request.sent[0]["headers"]
+    (head,) = house.workers[0].heads
+    assert (head.generation, head.request_id, head.more) == ("g1", "request-1", False)
+    assert request.exchange.accepted
+
+
+async def test_one_connection_serves_many_requests(house: House) -> None:
+    deployed = await deploy(house)
+    for _ in range(10):
+        await Request().run(deployed)
+    assert len(house.workers[0].links) == 1
+    assert deployed.pool is not None
+    assert deployed.pool.in_flight == 0
+    assert deployed.pool.workers[0].served == 10
+
+
+async def test_requests_at_the_same_time_have_connections_of_their_own(house: House) -> None:
+    deployed = await deploy(house)
+    go = asyncio.Event()
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        await go.wait()
+        link.answer()
+
+    house.serve = serve
+    running = [asyncio.create_task(Request().run(deployed)) for _ in range(5)]
+    await until(lambda: len(house.workers[0].heads) == 5)
+    go.set()
+    await asyncio.gather(*running)
+    assert len(house.workers[0].links) == 5
+    assert len({link.slot for link in house.workers[0].links}) == 5
+
+
+async def test_a_body_reaches_the_worker(house: House) -> None:
+    deployed = await deploy(house)
+
+    async def echo(link: Link, head: frames.Head) -> None:
+        link.accept()
+        data = await body_of(link)
+        link.send(frames.Start(200, []), frames.Body(data))
+
+    house.serve = echo
+    request = Request(b"hel", b"lo")
+    await request.run(deployed)
+    assert request.body == b"hello"
+
+
+async def test_a_stream_reaches_the_client_piece_by_piece(house: House) -> None:
+    deployed = await deploy(house)
+    more = asyncio.Event()
+
+    async def tick(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.Start(200, []), frames.Body(b"one", True))
+        await more.wait()
+        link.send(frames.Body(b"two", False))
+
+    house.serve = tick
+    request = Request()
+    running = asyncio.create_task(request.run(deployed))
+    await until(lambda: len(request.sent) == 2)
+    assert request.sent[1] == {"type": "http.response.body", "body": b"one", "more_body": True}
+    more.set()
+    await running
+    assert request.sent[2] == {"type": "http.response.body", "body": b"two", "more_body": False}
+
+
+async def test_a_connection_whose_body_was_not_sent_to_its_end_is_not_used_again(house: House) -> None:
+    deployed = await deploy(house)
+    request = Request(b"a", b"b")
+    request.events.get_nowait()
+    request.events.get_nowait()
+    request.events.put_nowait({"type": "http.request", "body": b"a", "more_body": True})
+    await request.run(deployed)  # answered although the client has more to send
+    assert request.status == 200
+    await until(lambda: house.workers[0].links[0].closed)
+    await Request().run(deployed)
+    assert len(house.workers[0].links) == 2
+
+
+async def test_a_broken_kept_connection_is_passed_over(house: House) -> None:
+    deployed = await deploy(house)
+    await Request().run(deployed)
+    house.workers[0].links[0].abort()
+    assert deployed.pool is not None
+    stream = deployed.pool.workers[0].idle[0]
+    await until(lambda: stream.closed)
+    request = Request()
+    await request.run(deployed)
+    assert request.status == 200
+    assert house.kills == []
+
+
+# --- failures -----------------------------------------------------------------------------
+
+
+async def test_a_failure_is_reported_by_its_code_and_the_connection_is_kept(house: House) -> None:
+    deployed = await deploy(house)
+
+    async def fail(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.Failure("INVALID_RESPONSE", "no response"))
+
+    house.serve = fail
+    for _ in range(2):
+        with pytest.raises(Reported, match="no response") as reported:
+            await Request().run(deployed)
+        assert reported.value.code == "INVALID_RESPONSE"
+    assert len(house.workers[0].links) == 1
+
+
+async def test_a_failure_after_the_beginning_breaks_the_response(house: House) -> None:
+    deployed = await deploy(house)
+
+    async def fail(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.Start(200, []), frames.Body(b"one", True), frames.Failure("WORKER_ERROR", "x"))
+
+    house.serve = fail
+    request = Request()
+    with pytest.raises(Broken):
+        await request.run(deployed)
+    assert request.sent[-1]["more_body"]
+
+
+async def test_a_worker_that_dies_in_the_middle_breaks_the_response(house: House) -> None:
+    deployed = await deploy(house)
+
+    async def die(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.Start(200, []), frames.Body(b"one", True))
+        await turns()
+        link.worker.die(-9)
+
+    house.serve = die
+    with pytest.raises(Broken):
+        await Request().run(deployed)
+
+
+async def test_a_function_that_does_not_start_is_a_boot_error(house: House) -> None:
+    house.on_boot = lambda worker: worker.fail("broken")
+    deployed = await deploy(house)
+    with pytest.raises(BootError):
+        await Request().run(deployed)
+
+
+async def test_a_function_that_says_nothing_in_time_is_ended(house: House) -> None:
+    deployed = await deploy(house, idle_s=0.05)
+
+    async def silence(link: Link, head: frames.Head) -> None:
+        link.accept()
+        await asyncio.Event().wait()
+
+    house.serve = silence
+    with pytest.raises(IdleTimeout, match=r"within 0\.05 s \(idle_s\)"):
+        await Request().run(deployed)
+    await until(lambda: house.workers[0].links[0].closed)
+    assert deployed.pool is not None
+    assert deployed.pool.in_flight == 0
+
+
+async def test_a_stream_may_be_silent_for_longer_than_its_first_byte_may_take(house: House) -> None:
+    deployed = await deploy(house, idle_s=0.05)
+
+    async def slow(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.Start(200, []), frames.Body(b"one", True))
+        await asyncio.sleep(0.1)
+        link.send(frames.Body(b"two", False))
+
+    house.serve = slow
+    request = Request()
+    await request.run(deployed)
+    assert request.body == b"onetwo"
+
+
+async def test_a_body_over_the_limit_is_refused_and_the_worker_lives_on(house: House) -> None:
+    deployed = await deploy(house)
+    request = Request(bytes(600), bytes(600), max_body_mb=0.001)
+    with pytest.raises(PayloadTooLarge):
+        await request.run(deployed)
+    assert request.sent == []
+    assert house.kills == []
+    assert deployed.pool is not None
+    assert deployed.pool.in_flight == 0
+
+
+async def test_a_client_that_leaves_ends_its_request_alone(house: House) -> None:
+    deployed = await deploy(house)
+
+    async def silence(link: Link, head: frames.Head) -> None:
+        link.accept()
+        await asyncio.Event().wait()
+
+    house.serve = silence
+    request = Request()
+    running = asyncio.create_task(request.run(deployed))
+    await until(lambda: house.workers[0].heads)
+    request.leaves()
+    with pytest.raises(ClientGone):
+        await running
+    await until(lambda: house.workers[0].links[0].closed)
+    assert house.kills == []
+
+
+# --- retries ------------------------------------------------------------------------------
+
+
+class Fates:
+    """What befalls the first workers that get a request; later ones answer it."""
+
+    def __init__(self, house: House, *fates: str) -> None:
+        self.fates = list(fates)
+        self.bodies: list[bytes] = []
+        house.serve = self.serve
+
+    async def serve(self, link: Link, head: frames.Head) -> None:
+        fate = self.fates.pop(0) if self.fates else "answers"
+        if fate == "dies right after":
+            link.mark()
+        elif fate != "dies before":
+            link.accept()
+        if fate == "reads and dies" and head.more:
+            self.bodies.append(await body_of(link))
+        if fate != "answers":
+            link.worker.die(-9)
+            return
+        if head.more:
+            self.bodies.append(await body_of(link))
+        link.send(frames.Start(200, []), frames.Body(b"answered"))
+
+
+async def test_a_request_whose_worker_died_before_accepting_it_is_given_to_another(house: House) -> None:
+    deployed = await deploy(house)
+    fates = Fates(house, "dies before")
+    request = Request(b"some", b"body")
+    await request.run(deployed)
+    assert request.body == b"answered"
+    assert fates.bodies == [b"somebody"]
+    assert len(house.workers) == 2
+
+
+async def test_it_is_given_to_another_once(house: House) -> None:
+    deployed = await deploy(house)
+    Fates(house, "dies before", "dies before")
+    request = Request()
+    with pytest.raises(WorkerError):
+        await request.run(deployed)
+    assert not request.exchange.accepted
+    assert len(house.workers) <= 3
+
+
+async def test_a_request_that_was_accepted_is_not_given_to_another(house: House) -> None:
+    deployed = await deploy(house)
+    Fates(house, "dies after")
+    request = Request()
+    with pytest.raises(WorkerError):
+        await request.run(deployed)
+    assert request.exchange.accepted
+    assert sum(len(worker.heads) for worker in house.workers) == 1
+
+
+async def test_a_mark_is_enough_for_having_accepted(house: House) -> None:
+    """The frame may never have left the worker."""
+    deployed = await deploy(house)
+    Fates(house, "dies right after")
+    with pytest.raises(WorkerError):
+        await Request().run(deployed)
+    assert sum(len(worker.heads) for worker in house.workers) == 1
+
+
+async def test_the_mark_of_an_earlier_request_says_nothing_of_the_next(house: House) -> None:
+    deployed = await deploy(house)
+    await Request().run(deployed)
+    Fates(house, "dies before")
+    request = Request()
+    await request.run(deployed)
+    assert request.body == b"answered"
+    assert house.workers[0].links[0].slot == 0
+
+
+async def test_what_is_repeatable_is_given_to_another_even_after_accepting(house: House) -> None:
+    deployed = await deploy(house)
+    fates = Fates(house, "reads and dies")
+    request = Request(b"some", b"body", retry="idempotent")
+    await request.run(deployed)
+    assert request.body == b"answered"
+    assert fates.bodies == [b"somebody", b"somebody"]
+
+
+async def test_what_is_repeatable_but_too_large_to_keep_is_not(house: House) -> None:
+    deployed = await deploy(house)
+    Fates(house, "reads and dies")
+    with pytest.raises(WorkerError):
+        await Request(*[bytes(32 * 1024)] * 4, retry="idempotent").run(deployed)
+
+
+async def test_a_worker_that_cannot_be_connected_to_is_replaced(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed = await deploy(house)
+    assert deployed.pool is not None
+    worker = deployed.pool.workers[0]
+    worker.idle.pop().abort()
+
+    async def refuse() -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(worker, "open", refuse)
+    request = Request()
+    await request.run(deployed)
+    assert request.body == b"/hello"
+    assert set(house.kills) == {worker.pid}
+
+
+async def test_slots_are_given_back_whatever_happens(house: House) -> None:
+    deployed = await deploy(house, concurrency=1)
+    for fate in ("dies before", "dies after", "reads and dies"):
+        Fates(house, fate)
+        await asyncio.gather(Request().run(deployed), return_exceptions=True)
+    house.serve = house._answer
+    request = Request()
+    await request.run(deployed)
+    assert request.status == 200
+    assert deployed.pool is not None
+    assert deployed.pool.in_flight == 0
