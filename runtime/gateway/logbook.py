@@ -27,6 +27,7 @@ _LEVEL_COLOR = {"error": _RED, "critical": _RED, "warning": _YELLOW, "debug": _D
 # newline, C1), line separators, changes of direction.
 _STEERING = (*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _HARMLESS = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _STEERING}
+_ESCAPED = {code: f"\\u{code:04x}" for code in _STEERING}  # what JSON leaves as it is
 _ONE_LINE = _HARMLESS | {9: "\\t", 10: "\\n"}
 
 
@@ -82,7 +83,7 @@ class Logbook:
                 request_id=request_id,
                 worker=worker,
             )
-            self._write(self._json.encode(record).decode())
+            self._write_json(record)
             return
         message = message.rstrip("\n").translate(_HARMLESS)
         if self._look == "plain":
@@ -106,7 +107,7 @@ class Logbook:
                 time=self._now(), method=method, path=path, function=function, status=status, code=code,
                 ms=round(ms, 2), request_id=request_id,
             )  # fmt: skip
-            self._write(self._json.encode(record).decode())
+            self._write_json(record)
             return
         because = f" {code}" if code else ""
         if self._look == "plain":
@@ -117,6 +118,9 @@ class Logbook:
             f"{_DIM}{self._now()[11:19]}{_RESET} {color}{status}{_RESET} {method} {path} "
             f"{_DIM}{ms:.1f} ms{_RESET}{color}{because}{_RESET}"
         )
+
+    def _write_json(self, record: Line | Access) -> None:
+        self._write(self._json.encode(record).decode().translate(_ESCAPED))
 
     def raw(self, text: str) -> None:
         """Text for people, unless the log is for machines."""

@@ -38,7 +38,9 @@ class Request:
         self.sent: list[Message] = []
         self.events: asyncio.Queue[Message] = asyncio.Queue()
         for index, piece in enumerate(pieces):
-            self.events.put_nowait({"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)})
+            self.events.put_nowait(
+                {"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)}
+            )
         headers = [(b"transfer-encoding", b"chunked")] if pieces else []
         scope = {"type": "http", "method": "POST", "headers": headers}
         self.exchange = Exchange(scope, self.events.get, self._send, "request-1")

@@ -161,10 +161,9 @@ async def test_a_response_is_its_start_and_its_body(ends: Ends) -> None:
     worker, gateway = ends
     exchange = HttpExchange(worker, head())
     await exchange.send({"type": "http.response.start", "status": 201, "headers": [(b"X-Name", b"Value")]})
-    assert not exchange.started
+    before = exchange.started
     await exchange.send({"type": "http.response.body", "body": b"hi"})
-    assert exchange.started
-    assert exchange.finished
+    assert (before, exchange.started, exchange.finished) == (False, True, True)
     assert await received(gateway) == [frames.Start(201, [(b"x-name", b"Value")]), frames.Body(b"hi", False)]
 
 
