@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import traceback
 
 from starlette.types import Receive, Scope, Send
 
@@ -74,6 +75,9 @@ class Gateway:
         except Broken:
             exchange.code = exchange.code or "WORKER_ERROR"
             # Returning without the last piece makes the server close the connection.
+        except Exception:
+            self._logbook.tell(traceback.format_exc(), level="error", request_id=exchange.request_id)
+            await exchange.refuse(FunctionsError())
         finally:
             self.handled += 1
             self._log(exchange)

@@ -20,6 +20,7 @@ State = Literal["booting", "ready", "failed", "draining"]
 _YOUNG_S = 5.0
 _LONGEST_WAIT_S = 30.0
 _FIRST_WAIT_S = 0.05
+_DOUBLINGS = 10  # more than enough for the longest wait
 _BOOT_ATTEMPTS = 3
 
 
@@ -191,7 +192,7 @@ class Pool:
         self.on_failure(failure)
 
     def _backoff(self) -> float:
-        return float(min(_FIRST_WAIT_S * 2**self._failures, _LONGEST_WAIT_S))
+        return min(_FIRST_WAIT_S * 2.0 ** min(self._failures, _DOUBLINGS), _LONGEST_WAIT_S)
 
     def _try_again(self) -> None:
         """A request came for a function that failed: boot again, but not at every request.

@@ -31,7 +31,7 @@ class Saves(BaseFilter):
     def __call__(self, change: Change, path: str) -> bool:
         if self._only is not None:
             return path == self._only
-        parts = os.path.relpath(path, self._folder).split(os.sep)
+        parts = path.removeprefix(self._folder).split(os.sep)
         name = parts[-1]
         if name.endswith(_IGNORED_ENDINGS) or name.startswith((".#", "#", "___")) or name == "4913":
             return False
@@ -47,7 +47,7 @@ async def project_saves(root: str) -> AsyncIterator[set[str]]:
     some containers).
     """
     while True:
-        known, other = _folders(root), asyncio.Event()
+        known, other = await asyncio.to_thread(_folders, root), asyncio.Event()
         looking = asyncio.get_running_loop().create_task(_until_other_folders(root, known, other))
         try:
             async for batch in _saves(list(known), Saves(root), other):
@@ -92,7 +92,7 @@ async def _until_other_folders(root: str, known: dict[str, int], other: asyncio.
         yield_on_timeout=True,
     )
     async for _ in looks:
-        if _folders(root) != known:
+        if await asyncio.to_thread(_folders, root) != known:
             break
     other.set()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 FIRST_S = 0.1
 LONGEST_S = 5.0
 HEALTHY_AFTER_S = 5.0
+_DOUBLINGS = 10  # more than enough for the longest wait
 
 
 @dataclass
@@ -23,4 +24,4 @@ class Backoff:
         self.failures += 1
         if self.failures == 1:
             return 0.0
-        return float(min(FIRST_S * 2 ** (self.failures - 2), LONGEST_S))
+        return min(FIRST_S * 2.0 ** min(self.failures - 2, _DOUBLINGS), LONGEST_S)

@@ -82,7 +82,8 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def _bind_error(error: OSError, settings: Settings) -> StartError:
-    address = f"{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return StartError(
             f"port {settings.port} is taken",

@@ -31,6 +31,7 @@ from runtime.supervisor.plan import Plan
 
 CHILD_FD = 3
 _GRACE_S = 3.0  # on top of the plan's shutdown_s, before everything is killed
+_LEAVING_S = 0.5  # from a child's closing its door to its end
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -128,6 +129,8 @@ class Supervisor:
         self._timers = [timer for timer in self._timers if timer[0] > now]
         for _, action in due:
             action()
+        if self._done:
+            return
         for child in self._children:
             self._watch_writable(child)
         wait = min((timer[0] - now for timer in self._timers), default=None)
@@ -205,7 +208,13 @@ class Supervisor:
             self._selector.unregister(child.door)
             child.door.close()
             child.door = None
-            proctable.kill(child.pid)  # without its door it is of no use; the reaper does the rest
+            pid = child.pid
+            self._later(_LEAVING_S, lambda: self._end_mute(child, pid))
+
+    def _end_mute(self, child: Child, pid: int) -> None:
+        """Without its door it is of no use; if it was ending by itself, it has told its status by now."""
+        if child.pid == pid:
+            proctable.kill(pid)
 
     def _on_frame(self, frame: Any, fds: list[int]) -> None:
         match frame:

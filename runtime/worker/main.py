@@ -121,7 +121,10 @@ class Worker:
 
         async def work() -> Any:
             current.set(call)
-            return await awaitable
+            try:
+                return await awaitable
+            except (SystemExit, KeyboardInterrupt) as error:  # would end the event loop, and all requests
+                raise RuntimeError(f"{type(error).__name__} in work given to wait_until") from error
 
         task = asyncio.get_running_loop().create_task(work())
         self._background.add(task)
@@ -179,7 +182,8 @@ class Worker:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            logs.emit("warning", f"{self._in_flight} requests did not end within {seconds:g} s")
+            left = f"{self._in_flight} requests and {len(self._background)} tasks of wait_until"
+            logs.emit("warning", f"{left} did not end within {seconds:g} s")
         self.leaving = True
         if self._lifespan is not None:
             await self._lifespan.shutdown()

@@ -1,0 +1,133 @@
+"""Noticing that a file was saved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from watchfiles import Change
+
+from runtime.gateway import reload
+from runtime.gateway.reload import Saves, file_saves, is_watched, project_saves
+from tests.gateway.house import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    "path", ["functions/a/index.py", "functions/a/data.json", "functions/a/.env", "supabase/config.toml", "functions/_shared/b.py"]
+)
+def test_what_a_person_saves_passes(path: str) -> None:
+    assert Saves("/p")(Change.modified, f"/p/{path}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "functions/a/index.py~", "functions/a/.index.py.swp", "functions/a/4913", "functions/a/#index.py#",
+        "functions/a/.#index.py", "functions/a/___jb_tmp___", "functions/a/x.tmp", "functions/a/x.pyc",
+        "functions/a/__pycache__/x.py", "functions/a/node_modules/b/c.js", "functions/.git/HEAD",
+        "supabase/.functions/keys.json", "functions/a/.venv/lib/x.py",
+    ],
+)  # fmt: skip
+def test_what_editors_and_tools_drop_does_not(path: str) -> None:
+    assert not Saves("/p")(Change.modified, f"/p/{path}")
+
+
+def test_the_folder_itself_may_lie_in_any_other() -> None:
+    assert Saves("/home/me/.venv/node_modules/p")(Change.added, "/home/me/.venv/node_modules/p/functions/a/index.py")
+
+
+def test_one_file_alone_may_matter() -> None:
+    passes = Saves("/p", "/p/.env")
+    assert passes(Change.modified, "/p/.env")
+    assert not passes(Change.modified, "/p/other")
+
+
+def test_what_is_watched_is_known() -> None:
+    assert is_watched("/p", "/p/supabase/functions/.env")
+    assert not is_watched("/p", "/p/supabase.env")
+    assert not is_watched("/p", "/elsewhere/.env")
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.batches: list[set[str]] = []
+
+    def saw(self, path: Path) -> bool:
+        return any(str(path) in batch for batch in self.batches)
+
+
+@asynccontextmanager
+async def watching(saves: AsyncIterator[set[str]]) -> AsyncIterator[Watch]:
+    watch = Watch()
+
+    async def follow() -> None:
+        async for batch in saves:
+            watch.batches.append(batch)
+
+    task = asyncio.create_task(follow())
+    yield watch
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def saved(watch: Watch, path: Path) -> None:
+    """Save until it is seen: nobody tells when the watch has begun."""
+
+    def save() -> bool:
+        if not watch.saw(path):
+            path.write_text(f"{path.stat().st_size if path.exists() else 0}")
+        return watch.saw(path)
+
+    await until(save)
+
+
+async def test_a_save_is_noticed_and_rubbish_is_not(tmp_path: Path) -> None:
+    (tmp_path / "functions" / "a").mkdir(parents=True)
+    async with watching(project_saves(str(tmp_path))) as watch:
+        await saved(watch, tmp_path / "functions/a/index.py")
+        (tmp_path / "functions/a/index.py~").write_text("x")
+        (tmp_path / "elsewhere.txt").write_text("x")
+        await saved(watch, tmp_path / "functions/a/other.py")
+    seen = {path for batch in watch.batches for path in batch}
+    assert seen == {str(tmp_path / "functions/a/index.py"), str(tmp_path / "functions/a/other.py")}
+
+
+async def test_a_folder_that_comes_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)
+    async with watching(project_saves(str(tmp_path))) as watch:
+        await asyncio.sleep(0.05)
+        (tmp_path / "functions" / "a").mkdir(parents=True)
+        await until(lambda: watch.batches)
+        await saved(watch, tmp_path / "functions/a/index.py")
+
+
+async def test_a_folder_that_is_replaced_is_watched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)
+    (tmp_path / "functions").mkdir()
+    async with watching(project_saves(str(tmp_path))) as watch:
+        await saved(watch, tmp_path / "functions/first.py")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "functions").rename(tmp_path / "old")
+        (tmp_path / "new").rename(tmp_path / "functions")
+        await saved(watch, tmp_path / "functions/second.py")
+
+
+async def test_a_file_elsewhere_is_watched_alone_and_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.env"
+    async with watching(file_saves(str(path))) as watch:
+        await saved(watch, path)
+        count = len(watch.batches)
+
+        def replaced() -> bool:
+            (tmp_path / "secrets.env.new").write_text("x")
+            (tmp_path / "secrets.env.new").rename(path)
+            return len(watch.batches) > count
+
+        await until(replaced)
+    assert {name for batch in watch.batches for name in batch} == {str(path)}

@@ -1,0 +1,149 @@
+"""From the command line to process 0."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import msgspec
+import pytest
+
+from runtime.errors import StartError
+from runtime.project.settings import AI, Keys, Options, Project, Settings
+from runtime.supervisor import launch as launching
+from runtime.supervisor.launch import bind, launch
+from runtime.supervisor.plan import Plan
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(root="/project", **{"port": 0} | given)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_the_socket_accepts_before_anybody_serves(host: str) -> None:
+    with closing(bind(settings(host=host))) as listener:
+        with socket.create_connection(listener.getsockname()[:2], timeout=5) as client:
+            assert client.getpeername()[1] == listener.getsockname()[1]
+
+
+def test_a_taken_port_is_an_error_that_names_port_and_supabase() -> None:
+    with closing(bind(settings())) as listener, pytest.raises(StartError) as caught:
+        bind(settings(port=(port := listener.getsockname()[1])))
+    message = str(caught.value)
+    assert message.startswith(f"127.0.0.1:{port}: port {port} is taken")
+    assert "--port" in message
+    assert "supabase stop" in message
+    assert caught.value.exit_code == 3
+
+
+def test_a_taken_ipv6_address_is_written_as_people_write_it() -> None:
+    with (
+        closing(bind(settings(host="::1"))) as listener,
+        pytest.raises(StartError, match=r"^\[::1\]:\d+: port \d+ is taken"),
+    ):
+        bind(settings(host="::1", port=listener.getsockname()[1]))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "2001:db8::1"])
+def test_an_address_of_no_interface_names_the_flag(host: str) -> None:
+    with pytest.raises(StartError, match="cannot listen here") as caught:
+        bind(settings(host=host))
+    assert "--host" in str(caught.value)
+
+
+def test_a_port_that_needs_privileges_names_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(StartError, match=r"not allowed to listen on port 80[^0-9]") as caught:
+        bind(settings(port=80))
+    assert "above 1023" in str(caught.value)
+
+
+class Exec(Exception):
+    """What would have become of this process."""
+
+    def __init__(self, path: str, arguments: list[str], environ: Mapping[str, str]) -> None:
+        self.path, self.arguments, self.environ = path, arguments, environ
+        with os.fdopen(int(arguments[-1]), "rb") as file:
+            self.plan = msgspec.json.decode(file.read(), type=Plan)
+            self.inherits_plan = os.get_inheritable(file.fileno())
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    def execve(path: str, arguments: list[str], environ: Mapping[str, str]) -> None:
+        raise Exec(path, arguments, environ)
+
+    monkeypatch.setattr(os, "execve", execve)
+    with closing(bind(settings())) as listener:
+        monkeypatch.setattr(launching, "bind", lambda settings: listener)
+        yield listener
+
+
+def launched(environ: dict[str, str], environment: dict[str, str] | None = None, **given: Any) -> Exec:
+    project = Project(
+        settings=settings(**given),
+        functions={},
+        environment=environment or {},
+        keys=Keys(jwt_secret="secret", anon_key="", service_role_key=""),
+    )
+    with pytest.raises(Exec) as caught:
+        launch(project, Options(root="/project"), environ)
+    return caught.value
+
+
+def test_the_plan_and_the_socket_are_inherited_and_the_interpreter_is_isolated(
+    listener: socket.socket,
+) -> None:
+    told = launched({"PATH": "/bin"}, shutdown_s=3)
+    assert told.arguments[1:4] == ["-I", "-m", "runtime.supervisor"]
+    assert told.inherits_plan
+    assert told.plan.sockets == (listener.fileno(),)
+    assert listener.get_inheritable()
+    assert told.plan.shutdown_s == 3
+    assert msgspec.json.decode(told.plan.options, type=Options) == Options(root="/project")
+
+
+def test_the_shell_s_environment_is_handed_to_the_gateway_but_hardly_any_to_the_processes(
+    listener: socket.socket,
+) -> None:
+    environ = {
+        "PATH": "/bin",
+        "TMPDIR": "/t",
+        "JWT_SECRET": "secret",
+        "SUPABASE_DB_URL": "secret",
+        "PYTHONPATH": "/x",
+    }
+    told = launched(environ)
+    assert told.environ == {"PATH": "/bin", "TMPDIR": "/t"}
+    assert told.plan.environ == environ
+    assert "secret" not in " ".join(told.arguments)
+
+
+@pytest.mark.parametrize(
+    ("environment", "ai", "preload"),
+    [
+        ({}, AI(), ("gte-small",)),
+        ({"EMBEDDING_MODEL": "other"}, AI(), ("other",)),
+        ({"EMBEDDING_MODEL": ""}, AI(), ("gte-small",)),
+        ({"EMBEDDING_MODEL": "other"}, AI(preload=("one", "two")), ("one", "two")),
+        ({"EMBEDDING_MODEL": "other"}, AI(preload=()), ()),
+    ],
+)
+def test_the_models_loaded_first(
+    listener: socket.socket, environment: dict[str, str], ai: AI, preload: tuple[str, ...]
+) -> None:
+    assert launched({}, environment, ai=ai).plan.preload == preload
+
+
+@pytest.mark.parametrize(("uid", "base"), [(0, launching.UID_BASE), (1000, 0)])
+def test_workers_of_root_get_users_of_their_own(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, uid: int, base: int
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert launched({}).plan.uid_base == base

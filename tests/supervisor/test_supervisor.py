@@ -1,0 +1,363 @@
+"""Process 0 with children that are scripts: who is started, told, connected, replaced and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.running import eventually
+
+# Stands for runtime.supervisor.__main__: the real supervisor, whose three children are
+# scripts. Each child appends what it sees to a file; the scripts below say how it behaves.
+HARNESS = """
+import os, sys
+from runtime.supervisor import supervisor as module
+from runtime.supervisor.plan import Plan
+
+folder = sys.argv[1]
+real = os.posix_spawn
+
+def spawn(path, arguments, environ, **options):
+    role = arguments[arguments.index("-m") + 1].split(".")[-1]
+    return real(path, [path, f"{folder}/{role}.py", "3"], {"FOLDER": folder}, **options)
+
+module.os.posix_spawn = spawn
+temp = f"{folder}/temp"
+os.mkdir(temp)
+keeper, _writer = os.pipe()
+plan = Plan(sockets=(), options=b"{}", environ={"SECRET": "for the gateway"}, root=folder, shutdown_s=SHUTDOWN)
+sys.exit(module.Supervisor(plan, temp, keeper).run())
+"""
+CHILD = """
+import os, signal, socket, sys, time
+import msgspec
+from runtime import frames, process
+from runtime.door import Door
+from runtime.errors import ChannelClosed
+
+role = os.path.basename(sys.argv[0]).removesuffix(".py")
+everything = frames.SupervisorToGateway | frames.SupervisorToTemplate | frames.EngineBoot | frames.Connect
+door = Door(socket.socket(fileno=3), msgspec.msgpack.Decoder(everything))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def note(*words):
+    with open(os.path.join(os.environ["FOLDER"], "notes"), "a") as file:
+        print(role, *words, file=file)
+
+def frames_forever():
+    while True:
+        try:
+            yield from door.wait()
+        except ChannelClosed:
+            return
+
+note("started", os.getpid())
+"""
+QUIET = """
+for frame, fds in frames_forever():
+    note(type(frame).__name__, len(fds))
+    if isinstance(frame, frames.Drain):
+        sys.exit(0)
+"""
+
+
+class Tree:
+    """A supervisor and what its children have noted."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self.process, self.folder = process, folder
+
+    @property
+    def notes(self) -> list[str]:
+        path = self.folder / "notes"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def wait_for(self, *lines: str) -> None:
+        eventually(lambda: set(lines) <= set(self.notes), f"{lines} in {self.notes}")
+
+    def pids(self, role: str) -> list[int]:
+        return [int(line.split()[2]) for line in self.notes if line.startswith(f"{role} started")]
+
+    def pid(self, role: str, count: int = 1) -> int:
+        """The pid of the latest process of a role, when that many were started."""
+        eventually(lambda: len(self.pids(role)) >= count, f"{count} of {role}: {self.notes}")
+        return self.pids(role)[-1]
+
+    def end(self, seconds: float = 10) -> tuple[int, str]:
+        """Its exit status and what it said."""
+        _, said = self.process.communicate(timeout=seconds)
+        return self.process.returncode, said
+
+
+Start = Callable[..., Tree]
+
+
+@contextmanager
+def tree(folder: Path, scripts: dict[str, str], shutdown_s: float) -> Iterator[Tree]:
+    for role in ("gateway", "engine", "template"):
+        source = textwrap.dedent(scripts.get(role, QUIET))
+        (folder / f"{role}.py").write_text(CHILD + source)
+    (folder / "notes").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HARNESS.replace("SHUTDOWN", str(shutdown_s)), str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Tree(process, folder)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def start(shutdown_s: float = 5, **scripts: str) -> Tree:
+            return stack.enter_context(tree(tmp_path, scripts, shutdown_s))
+
+        yield start
+
+
+def stop(tree: Tree, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+    tree.process.send_signal(number)
+    return tree.end()
+
+
+def test_each_child_is_told_what_it_needs_and_the_engine_is_connected(start: Start) -> None:
+    tree = start()
+    tree.wait_for("engine EngineBoot 0", "template TemplateBoot 0", "gateway GatewayBoot 0")
+    tree.wait_for("engine Connect 1", "gateway EngineDoor 1")
+    assert stop(tree) == (0, "")
+    assert not (tree.folder / "temp").exists()
+    assert "gateway Drain 0" in tree.notes
+
+
+def test_children_lead_sessions_of_their_own(start: Start) -> None:
+    tree = start()
+    for role in ("gateway", "engine", "template"):
+        pid = tree.pid(role)
+        assert os.getsid(pid) == pid
+    stop(tree)
+
+
+@pytest.mark.parametrize("role", ["gateway", "engine", "template"])
+def test_a_child_that_dies_is_started_again_and_told_again(start: Start, role: str) -> None:
+    tree = start()
+    tree.wait_for("engine Connect 1", "gateway EngineDoor 1")
+    os.kill(tree.pid(role), signal.SIGKILL)
+    tree.pid(role, 2)
+    boot = {
+        "gateway": "gateway GatewayBoot 0",
+        "engine": "engine EngineBoot 0",
+        "template": "template TemplateBoot 0",
+    }
+    eventually(lambda: tree.notes.count(boot[role]) == 2, "a second boot")
+    if role != "template":
+        eventually(lambda: tree.notes.count("engine Connect 1") == 2, "a new connection")
+        eventually(lambda: tree.notes.count("gateway EngineDoor 1") == 2, "its other end")
+    status, said = stop(tree)
+    assert status == 0
+    assert f"{role} ended (SIGKILL); starting it again\n" in said
+
+
+def test_a_child_that_keeps_dying_is_started_ever_later(start: Start) -> None:
+    tree = start(engine="sys.exit(9)")
+    tree.pid("engine", 4)
+    _, said = stop(tree)
+    waits = [
+        line.partition("again")[2] for line in said.splitlines() if line.startswith("engine ended (status 9)")
+    ]
+    assert waits[:4] == ["", " in 0.1 s", " in 0.2 s", " in 0.4 s"]
+    assert len(tree.pids("gateway")) == len(tree.pids("template")) == 1
+
+
+def test_a_child_without_its_door_is_of_no_use_and_replaced(start: Start) -> None:
+    tree = start(template="note('closing'); door.sock.close(); time.sleep(600)")
+    first = tree.pid("template")
+    assert tree.pid("template", 2) != first
+    assert not psutil.pid_exists(first)
+    stop(tree)
+
+
+def test_what_makes_no_sense_costs_the_sender_its_life(start: Start) -> None:
+    tree = start(engine="door.sock.sendall(b'\\x05\\0\\0\\0hello'); time.sleep(600)")
+    tree.pid("engine", 2)
+    assert len(tree.pids("gateway")) == 1
+    stop(tree)
+
+
+FORKING_GATEWAY = """
+import socket
+from runtime.door import socket_pair
+
+for frame, fds in frames_forever():
+    match frame:
+        case frames.GatewayBoot():
+            control, theirs = socket_pair()
+            reader, writer = os.pipe()
+            door.send(frames.Fork(1, "hello", 0), [theirs.detach(), writer])
+        case frames.Forked():
+            note("forked", frame.token, frame.pid)
+            if "KILLS":
+                door.send(frames.Kill(frame.pid))
+        case frames.Exited():
+            note("exited", frame.pid, frame.status)
+        case frames.Drain():
+            sys.exit(0)
+"""
+# Forks twice, as the real one does, so that the supervisor is the worker's parent.
+FORKING_TEMPLATE = """
+for frame, fds in frames_forever():
+    if not isinstance(frame, frames.Fork):
+        continue
+    note("fork", frame.function, len(fds))
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        if (pid := os.fork()) == 0:
+            os.setsid()
+            WORKER
+            os._exit(5)
+        os.write(writer, str(pid).encode())
+        os._exit(0)
+    os.wait()
+    LATE
+    door.send(frames.Forked(frame.token, int(os.read(reader, 20))))
+"""
+
+
+def forking(worker: str, *, late: str = "pass", kills: bool = False) -> dict[str, str]:
+    return {
+        "gateway": FORKING_GATEWAY.replace('"KILLS"', str(kills)),
+        "template": FORKING_TEMPLATE.replace("WORKER", worker).replace("LATE", late),
+    }
+
+
+def worker_of(tree: Tree) -> int:
+    def found() -> list[int]:
+        return [int(line.split()[3]) for line in tree.notes if line.startswith("gateway forked 1")]
+
+    return eventually(found, f"a worker in {tree.notes}")[0]
+
+
+def test_the_gateway_learns_of_a_worker_and_of_its_end(start: Start) -> None:
+    tree = start(**forking("pass"))
+    tree.wait_for("template fork hello 2")
+    pid = worker_of(tree)
+    tree.wait_for(f"gateway exited {pid} 5")
+    stop(tree)
+
+
+def test_a_worker_whose_end_comes_before_its_name_is_reported_all_the_same(start: Start) -> None:
+    """It ends at once, and the template takes its time to say who it was."""
+    tree = start(**forking("os._exit(6)", late="time.sleep(0.2)"))
+    pid = worker_of(tree)
+    tree.wait_for(f"gateway exited {pid} 6")
+    assert tree.notes.index(f"gateway forked 1 {pid}") < tree.notes.index(f"gateway exited {pid} 6")
+    stop(tree)
+
+
+def test_killing_a_worker_ends_what_it_has_started_too(start: Start) -> None:
+    work = "import subprocess; note('child', subprocess.Popen(['sleep', '600']).pid); time.sleep(600)"
+    tree = start(**forking(work))
+    worker = worker_of(tree)
+    eventually(lambda: any(line.startswith("template child") for line in tree.notes), "a child")
+    child = next(int(line.split()[2]) for line in tree.notes if line.startswith("template child"))
+    os.kill(worker, signal.SIGKILL)
+    tree.wait_for(f"gateway exited {worker} -9")
+    eventually(lambda: not psutil.pid_exists(child), "the end of its child")
+    stop(tree)
+
+
+def test_the_gateway_may_have_a_worker_killed(start: Start) -> None:
+    tree = start(**forking("time.sleep(600)", kills=True))
+    tree.wait_for(f"gateway exited {worker_of(tree)} -9")
+    stop(tree)
+
+
+def test_workers_go_with_their_gateway(start: Start) -> None:
+    tree = start(**forking("time.sleep(600)"))
+    worker = worker_of(tree)
+    os.kill(tree.pid("gateway"), signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(worker), "the end of the worker")
+    tree.pid("gateway", 2)
+    stop(tree)
+
+
+def test_a_fork_that_the_template_did_not_live_to_do_is_done_by_the_next(start: Start) -> None:
+    template = """
+    first = len(open(os.path.join(os.environ["FOLDER"], "notes")).read().split("template started")) == 2
+    for frame, fds in frames_forever():
+        if isinstance(frame, frames.Fork):
+            if first:
+                os._exit(1)
+            note("fork", frame.function, len(fds))
+            door.send(frames.Forked(frame.token, 0, "no"))
+    """
+    tree = start(gateway=FORKING_GATEWAY.replace('"KILLS"', "False"), template=template)
+    tree.wait_for("template fork hello 2", "gateway forked 1 0")
+    stop(tree)
+
+
+def test_the_gateway_s_reason_to_stop_is_told_and_becomes_the_exit_status(start: Start) -> None:
+    tree = start(gateway="door.send(frames.Stopped('error: no such thing', 2)); time.sleep(600)")
+    assert tree.end() == (2, "error: no such thing\n")
+    assert not any(psutil.pid_exists(tree.pids(role)[-1]) for role in ("gateway", "engine", "template"))
+
+
+STUBBORN = """
+for frame, fds in frames_forever():
+    note(type(frame).__name__)
+time.sleep(600)
+"""
+
+
+def test_a_gateway_that_does_not_end_is_ended(start: Start) -> None:
+    tree = start(0.1, gateway=STUBBORN)
+    tree.wait_for("gateway GatewayBoot")
+    status, said = stop(tree)
+    assert status == 0
+    assert said == "some requests did not end in time; stopping anyway\n"
+    assert not psutil.pid_exists(tree.pids("gateway")[-1])
+
+
+def test_a_second_interrupt_waits_for_nobody(start: Start) -> None:
+    tree = start(60, gateway=STUBBORN)
+    tree.wait_for("gateway GatewayBoot")
+    tree.process.send_signal(signal.SIGINT)
+    tree.wait_for("gateway Drain")
+    tree.process.send_signal(signal.SIGINT)
+    assert tree.end() == (0, "")
+
+
+def test_a_second_sigterm_still_waits(start: Start) -> None:
+    slow = QUIET.replace("sys.exit(0)", "time.sleep(0.2); note('finished'); sys.exit(0)")
+    tree = start(60, gateway=slow)
+    tree.wait_for("gateway GatewayBoot 0")
+    tree.process.send_signal(signal.SIGTERM)
+    tree.wait_for("gateway Drain 0")
+    assert stop(tree) == (0, "")
+    assert "gateway finished" in tree.notes
+
+
+def test_nothing_is_restarted_while_everything_ends(start: Start) -> None:
+    slow = QUIET.replace("sys.exit(0)", "note('draining'); time.sleep(0.3); sys.exit(0)")
+    tree = start(60, gateway=slow)
+    tree.wait_for("gateway GatewayBoot 0")
+    engine = tree.pid("engine")
+    tree.process.send_signal(signal.SIGTERM)
+    tree.wait_for("gateway draining")
+    os.kill(engine, signal.SIGKILL)
+    assert tree.end() == (0, "")
+    assert len(tree.pids("engine")) == 1
