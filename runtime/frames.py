@@ -246,14 +246,34 @@ class Warm(Frame, tag="W", frozen=True):
 # --- supervisor ↔ gateway, engine, template ------------------------------------------------
 
 
-class GatewayBoot(Frame, tag="GB", frozen=True, kw_only=True):
-    """Supervisor → gateway, with the listening sockets."""
+class GatewayPlan(msgspec.Struct, frozen=True):
+    """What a gateway works from: JSON of `project.settings.Options`, and the person's environment."""
 
-    options: bytes  # JSON of project.settings.Options
-    environ: dict[str, str]  # what the person's shell had: secrets, overrides
+    options: bytes
+    environ: dict[str, str]
+
+
+class GatewayBoot(Frame, tag="GB", frozen=True, kw_only=True):
+    """Supervisor → gateway, with descriptors [plan, project?, listening sockets …].
+
+    Attributes:
+        restarts: how many gateways there were before.
+        kept: the project as the last of them knew it comes along: see `Keep`.
+        temp: the server's temp folder; each worker gets a folder inside.
+    """
+
     restarts: int = 0
     color: bool = False
-    temp: str = ""  # the server's temp folder; each worker gets a folder inside
+    temp: str = ""
+    kept: bool = False
+
+
+class Keep(Frame, tag="KP", frozen=True):
+    """Gateway → supervisor, with one descriptor: the project that is in force (msgpack).
+
+    The next gateway gets it, in case the files on disk are unreadable when it starts: a
+    mistake in a file must not become an outage because a process died.
+    """
 
 
 class EngineBoot(Frame, tag="EB", frozen=True, kw_only=True):
@@ -342,6 +362,6 @@ EngineCall = Embed | Cancel | Warm
 EngineAnswer = Vectors | Embedded | Refused
 EngineControl = EngineBoot | Connect | Drain
 SupervisorToGateway = GatewayBoot | Forked | Exited | EngineDoor | Drain
-GatewayToSupervisor = Fork | Kill | Connect | Up | Stopped
+GatewayToSupervisor = Fork | Kill | Connect | Keep | Up | Stopped
 SupervisorToTemplate = TemplateBoot | Fork
 TemplateToSupervisor = Forked | Stopped

@@ -17,12 +17,11 @@ Message = type[msgspec.Struct]
 
 
 def _is_frame(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    """A message; what only stands inside one has no tag."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and bool(kind.__struct_config__.tag)
 
 
-FRAMES: list[Message] = [
-    kind for kind in vars(frames).values() if _is_frame(kind) and kind is not frames.Frame
-]
+FRAMES: list[Message] = [kind for kind in vars(frames).values() if _is_frame(kind)]
 UNIONS = {name: value for name, value in vars(frames).items() if isinstance(value, types.UnionType)}
 
 

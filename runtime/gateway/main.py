@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from shutil import rmtree
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import uvloop
@@ -31,6 +31,7 @@ from runtime.gateway.outlet import Outlet
 from runtime.gateway.registry import Registry
 from runtime.gateway.reload import file_saves, is_watched, project_saves
 from runtime.gateway.worker import Services
+from runtime.marks import shared_file
 from runtime.project.load import load
 from runtime.project.settings import Keys, Options, Project
 
@@ -40,44 +41,80 @@ _GC_THRESHOLDS = 20_000, 20, 50  # requests leave few cycles; looking for them a
 _decoder = msgspec.msgpack.Decoder(frames.SupervisorToGateway)
 
 
+class Start(NamedTuple):
+    """What the supervisor gives a gateway, and what it makes of it.
+
+    Attributes:
+        mistake: why the project on disk is unreadable, and an older one is served; empty: it is not.
+    """
+
+    boot: frames.GatewayBoot
+    options: Options
+    environ: dict[str, str]
+    project: Project
+    mistake: str
+    listener: socket.socket
+
+
 def main(fd: int) -> int:
     """Serve until the supervisor says to stop; the exit status."""
     process.become("gateway")
     door: Door[Any] = Door(socket.socket(fileno=fd), _decoder)
     [(boot, fds), *early] = door.wait()
     assert isinstance(boot, frames.GatewayBoot)
-    options = msgspec.json.decode(boot.options, type=Options)
     try:
-        project = load(options, boot.environ)
+        start = _start(boot, fds)
     except UsageError as error:
         door.send(frames.Stopped(f"error: {error}", error.exit_code))
         return error.exit_code
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Main(door, boot, options, project, socket.socket(fileno=fds[0])).run(early))
+        return runner.run(Main(door, start).run(early))
+
+
+def _start(boot: frames.GatewayBoot, fds: list[int]) -> Start:
+    """Read the project; where that is impossible, take the one that an earlier gateway served.
+
+    Raises:
+        UsageError: it is unreadable, and there was none before.
+    """
+    plan = msgspec.msgpack.decode(_content(fds[0]), type=frames.GatewayPlan)
+    kept = msgspec.msgpack.decode(_content(fds[1]), type=Project) if boot.kept else None
+    listener = socket.socket(fileno=fds[2 if boot.kept else 1])
+    options = msgspec.json.decode(plan.options, type=Options)
+    try:
+        return Start(boot, options, plan.environ, load(options, plan.environ), "", listener)
+    except UsageError as error:
+        if kept is None:
+            raise
+        return Start(boot, options, plan.environ, kept, str(error), listener)
+
+
+def _content(fd: int) -> bytes:
+    """Everything in a shared file, wherever its offset stands; closes it."""
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
 
 
 class Main:
     """Wires the gateway's parts together and follows the project's files."""
 
-    def __init__(
-        self,
-        door: Door[Any],
-        boot: frames.GatewayBoot,
-        options: Options,
-        project: Project,
-        listener: socket.socket,
-    ) -> None:
-        self._door, self._boot, self._options, self._project = door, boot, options, project
-        self._listener = listener
-        host, port = server.address(listener)
+    def __init__(self, door: Door[Any], start: Start) -> None:
+        project = start.project
+        self._door, self._start, self._project = door, start, project
+        self._listener = start.listener
+        host, port = server.address(start.listener)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         self._base = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
         self._port = port
         self._outlet = Outlet(1)
-        self._logbook = Logbook(_look(project, boot), self._outlet.write)
+        self._logbook = Logbook(_look(project, start.boot), self._outlet.write)
         self._forker = Forker(door)
         self._engine = Engine(door, self._meet_engine, self._model_failed)
-        self._services = Services(self._forker, self._engine, self._logbook, project.settings.root, boot.temp)
+        self._services = Services(
+            self._forker, self._engine, self._logbook, project.settings.root, start.boot.temp
+        )
         self._registry = Registry(self._services, self._base)
         self._registry.expect(project)
         self._jwks = _jwks(project.keys)
@@ -104,8 +141,11 @@ class Main:
         self._server = server.make(app, settings, protocol)
         self._server.should_exit = self._gateway.draining  # told to stop before it began
         self._door.send(frames.Up(self._port))
+        self._keep()
+        if self._start.mistake:
+            self._tell_mistake(self._start.mistake)
         self._watch_files()
-        await asyncio.to_thread(_clear, self._boot.temp)
+        await asyncio.to_thread(_clear, self._start.boot.temp)
         # Clients wait in the listening socket's queue: who came in now would find no function.
         await self._registry_follows(self._project)
         self._spawn(self._say_when_ready())
@@ -123,7 +163,7 @@ class Main:
     async def _say_when_ready(self) -> None:
         await self._registry.settled()
         await self._engine.warm.wait()
-        if self._boot.restarts:
+        if self._start.boot.restarts:
             self._logbook.tell("the gateway is back")
         else:
             names = self._engine.preloaded
@@ -153,11 +193,12 @@ class Main:
 
     async def _reload_once(self) -> None:
         try:
-            project = await asyncio.to_thread(load, self._options, self._boot.environ)
+            project = await asyncio.to_thread(load, self._start.options, self._start.environ)
         except UsageError as error:
-            self._logbook.tell(f"{error}\n→ the previous configuration stays in force", level="error")
+            self._tell_mistake(str(error))
             return
         before, self._project = self._project, project
+        self._keep()
         for note in project.notes:
             if note not in before.notes:
                 self._logbook.tell(note, level="warning")
@@ -166,6 +207,13 @@ class Main:
             self._authenticator.replace(project.keys, project.settings.auth, self._jwks)
         self._gateway.configure(project.settings)
         await self._registry.apply(project)
+
+    def _tell_mistake(self, mistake: str) -> None:
+        self._logbook.tell(f"{mistake}\n→ the previous configuration stays in force", level="error")
+
+    def _keep(self) -> None:
+        """Leave the project with the supervisor, for the next gateway."""
+        self._door.send(frames.Keep(), [shared_file(msgspec.msgpack.encode(self._project))])
 
     def _on_frame(self, frame: Any, fds: list[int]) -> None:
         match frame:

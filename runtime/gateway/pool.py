@@ -235,7 +235,8 @@ class Pool:
 
     def discard(self, worker: Worker) -> None:
         """A worker broke a connection before accepting its request: do not use it again."""
-        worker.kill()
+        if self.state != "draining":  # else it is leaving, and may have other requests to finish
+            worker.kill()
 
     def meet_engine(self) -> None:
         for worker in self.workers:

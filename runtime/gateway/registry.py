@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from runtime.errors import ConfigError
+from runtime.errors import UsageError
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.generation import Generation
 from runtime.gateway.worker import Services
@@ -51,7 +51,7 @@ class Registry:
         for name, function in sorted(enabled.items()):
             try:
                 generation = await asyncio.to_thread(self._generation, project, function)
-            except (ConfigError, OSError) as error:
+            except (UsageError, OSError) as error:
                 self._services.logbook.tell(str(error), level="error", function=name)
                 self._refuse(function, str(error))
                 continue
@@ -125,4 +125,6 @@ class Registry:
 
 
 def _enabled(project: Project) -> dict[str, Function]:
+    if not project.settings.enabled:
+        return {}
     return {name: function for name, function in project.functions.items() if function.enabled}

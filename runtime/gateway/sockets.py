@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.types import Message
 
@@ -13,6 +14,7 @@ from runtime.gateway import requestid
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import NotAccepted, connection, lease
 from runtime.gateway.exchange import Exchange
+from runtime.gateway.feed import ClientGone
 from runtime.gateway.worker import ResponseStream
 
 _SERVER_ERROR = 1011
@@ -30,6 +32,7 @@ async def carry(
 
     Raises:
         FunctionsError: the handshake failed.
+        ClientGone: the client left before its end.
     """
     await exchange.receive()  # websocket.connect
     for last in (False, True):
@@ -53,26 +56,26 @@ async def carry(
 class _Socket:
     def __init__(self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None) -> None:
         self._exchange, self._stream, self._subprotocol = exchange, stream, subprotocol
-        self._open = False
+        self._open = self._left = False
 
     async def run(self, head: frames.Head) -> None:
         self._stream.begin()
         self._stream.on_accepted = self._on_accepted
         self._stream.send(head)
-        inbound: asyncio.Task[None] | None = None
+        inbound = asyncio.get_running_loop().create_task(self._inbound())
         try:
             while True:
                 frame = await self._stream.receive()
                 if isinstance(frame, frames.SocketAccept):
                     await self._accept(frame)
-                    inbound = asyncio.get_running_loop().create_task(self._inbound())
                 elif await self._outbound(frame):
                     return
         except ChannelClosed:
             await self._lost()
+        except OSError:
+            self._gone()  # while something was sent to it
         finally:
-            if inbound is not None:
-                inbound.cancel()
+            inbound.cancel()
 
     def _on_accepted(self) -> None:
         self._exchange.accepted = True
@@ -125,8 +128,10 @@ class _Socket:
         await self._exchange.send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _lost(self) -> None:
-        """The worker went."""
-        if self._open:
+        """The connection to the worker is gone: for the client's sake, or because the worker went."""
+        if self._left:
+            self._gone()
+        elif self._open:
             self._exchange.code = "WORKER_ERROR"
             await self._close(_SERVER_ERROR, "the function ended")
         elif self._stream.accepted:
@@ -134,17 +139,20 @@ class _Socket:
         else:
             raise NotAccepted
 
+    def _gone(self) -> None:
+        """The client left: the usual end of a WebSocket, if it was open."""
+        if not self._open:
+            raise ClientGone
+
     async def _inbound(self) -> None:
         """Pass the client's messages on, no faster than the worker takes them."""
-        while True:
-            message = await self._exchange.receive()
-            if message["type"] == "websocket.disconnect":
-                code = message.get("code") or 1005
-                self._stream.send(frames.SocketClose(code, message.get("reason") or ""))
-                self._stream.close()
-                return
-            self._stream.send(_frame(message))
-            await self._stream.drain()
+        with contextlib.suppress(ChannelClosed):
+            while (message := await self._exchange.receive())["type"] != "websocket.disconnect":
+                self._stream.send(_frame(message))
+                await self._stream.drain()
+            self._left = True
+            self._stream.send(frames.SocketClose(message.get("code") or 1005, message.get("reason") or ""))
+            self._stream.close()
 
 
 def _frame(message: Message) -> frames.SocketMessage:

@@ -18,6 +18,9 @@ SECRET_KEYS = "SUPABASE_SECRET_KEYS"
 PRIVILEGED = frozenset({DATABASE_URL, SERVICE_KEY, SECRET_KEYS})
 """What `[functions.NAME] secrets` covers beside the project's variables."""
 
+MAX_BYTES = 512 * 1024
+"""Names and values of one function's environment; it travels in one message."""
+
 BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
 
 
@@ -31,13 +34,21 @@ def environment_of(project: Project, function: Function, *, url: str) -> dict[st
         url: the server, as functions reach it.
 
     Raises:
-        EnvFileError: the function's own `.env` is wrong.
+        EnvFileError: the function's own `.env` is wrong, or all together is too much.
     """
     shared = project.environment | _privileged(project.keys)
     if function.secrets is not None:
         shared = {name: value for name, value in shared.items() if name in function.secrets}
     own, _ = own_environment(function)
-    return BASE | shared | own | _public(project.keys, function, url)
+    whole = BASE | shared | own | _public(project.keys, function, url)
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in whole.items())
+    if size > MAX_BYTES:
+        raise EnvFileError(
+            f"the variables of {function.name} take {size} bytes; at most {MAX_BYTES} can be handed over",
+            where=project.settings.env_file or os.path.join(function.directory, OWN_FILE),
+            remedy="keep large values in files, or name the ones it needs in [functions.NAME] secrets",
+        )
+    return whole
 
 
 def own_environment(function: Function) -> tuple[dict[str, str], list[str]]:

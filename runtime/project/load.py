@@ -16,7 +16,13 @@ from runtime.project.discovery import find_functions
 from runtime.project.envfile import read_env_file, without_reserved
 from runtime.project.environment import DATABASE_URL, PRIVILEGED, own_environment
 from runtime.project.keys import load_keys
-from runtime.project.settings import AI, Function, Options, Project, Settings
+from runtime.project.settings import AI, Function, Limits, Options, Project, Settings
+
+PLANNED = ("policy", "max_workers_total", "memory_mb_total")
+PLANNED_LIMITS = ("memory_mb", "cpu_ms", "timeout_s", "tmp_mb", "websocket_idle_s", "max_workers")
+"""Settings that are read and checked but do not act yet; the documentation says the same."""
+
+_DEFAULTS = Settings(root="")
 
 ENV_FILE = os.path.join("supabase", "functions", ".env")
 
@@ -74,9 +80,29 @@ def load(options: Options, environ: Mapping[str, str]) -> Project:
         environment=environment,
         keys=load_keys(root, environ, loopback=is_loopback(settings.host)),
         notes=tuple(
-            dict.fromkeys((*config.notes, *skipped, *ignored, *_own_notes(functions.values(), environment)))
+            dict.fromkeys(
+                (
+                    *config.notes,
+                    *skipped,
+                    *ignored,
+                    *_own_notes(functions.values(), environment),
+                    *_not_enforced(settings, functions.values()),
+                )
+            )
         ),
     )
+
+
+def _not_enforced(settings: Settings, functions: Iterable[Function]) -> list[str]:
+    """What is set and does not act yet: better said than left to be found out."""
+    given = {
+        f"edge_runtime.{name}" for name in PLANNED if getattr(settings, name) != getattr(_DEFAULTS, name)
+    }
+    for function in functions:
+        given |= {
+            name for name in PLANNED_LIMITS if getattr(function.limits, name) != getattr(Limits(), name)
+        }
+    return [f"{PATH}: {name} is not enforced in this version" for name in sorted(given)]
 
 
 def is_loopback(host: str) -> bool:

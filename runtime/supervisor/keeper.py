@@ -7,6 +7,7 @@ subreaper that inherits everything that is left, and ends it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -57,7 +58,8 @@ def keep(serve: Serve, *, for_others: bool) -> int:
     proctable.end_descendants()
     shutil.rmtree(temp, ignore_errors=True)
     if status < 0:
-        print(f"the supervisor was ended by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"the supervisor was ended by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
         return 128 - status
     return status
 

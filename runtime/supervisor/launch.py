@@ -46,7 +46,7 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
     plan = Plan(
         sockets=(listener.fileno(),),
         options=msgspec.json.encode(options),
-        environ=dict(environ),
+        environ=_readable(environ),
         root=project.settings.root,
         shutdown_s=project.settings.shutdown_s,
         models_dir=project.settings.ai.models_dir,
@@ -102,6 +102,15 @@ def _bind_error(error: OSError, settings: Settings) -> StartError:
         where=address,
         remedy="give an address of this machine with --host",
     )
+
+
+def _readable(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that are text; bytes that are none (a locale's leftovers) are nothing to configure with."""
+
+    def is_text(value: str) -> bool:
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+
+    return {name: value for name, value in environ.items() if is_text(name) and is_text(value)}
 
 
 def _preload(project: Project) -> tuple[str, ...]:

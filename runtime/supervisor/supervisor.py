@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -24,6 +25,7 @@ import msgspec
 from runtime import frames
 from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed, FrameError
+from runtime.marks import shared_file
 from runtime.process import adopt_orphans, hide_memory, name_process
 from runtime.supervisor import proctable
 from runtime.supervisor.backoff import Backoff
@@ -101,6 +103,7 @@ class Supervisor:
         self._forks: dict[int, tuple[frames.Fork, list[int]]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._selector = selectors.DefaultSelector()
+        self._project: int | None = None  # as the gateway last knew it, for the next one
         self._exit_code = 0
         self._stopping = False
         self._done = False
@@ -172,15 +175,24 @@ class Supervisor:
                 self._connect_engine()
 
     def _introduce_gateway(self) -> None:
+        plan = frames.GatewayPlan(self._plan.options, self._plan.environ)
         boot = frames.GatewayBoot(
-            options=self._plan.options,
-            environ=self._plan.environ,
             restarts=self._gateway.restarts,
             color=self._plan.color,
             temp=self._temp,
+            kept=self._project is not None,
         )
-        self._gateway.send(boot, [os.dup(listener.fileno()) for listener in self._sockets])
+        # In files, since an environment may be longer than a frame.
+        files = [shared_file(msgspec.msgpack.encode(plan))]
+        if self._project is not None:
+            files.append(os.dup(self._project))
+        self._gateway.send(boot, files + [os.dup(listener.fileno()) for listener in self._sockets])
         self._connect_engine()
+
+    def _keep(self, project: int) -> None:
+        if self._project is not None:
+            os.close(self._project)
+        self._project = project
 
     def _connect_engine(self) -> None:
         """Give gateway and engine a connection to one another."""
@@ -225,10 +237,12 @@ class Supervisor:
                 self._on_forked(frame)
             case frames.Kill():
                 self._kill_worker(frame.pid)
+            case frames.Keep():
+                self._keep(fds[0])
             case frames.Connect():
                 self._engine.send(frame, fds)
             case frames.Stopped():
-                print(frame.message, file=sys.stderr, flush=True)
+                _tell(frame.message)
                 self._exit_code = frame.code
                 self._done = True
             case _:
@@ -298,9 +312,7 @@ class Supervisor:
             return
         delay = child.backoff.delay(time.monotonic() - child.started)
         when = f" in {delay:g} s" if delay else ""
-        print(
-            f"{child.role} ended ({_describe(status)}); starting it again{when}", file=sys.stderr, flush=True
-        )
+        _tell(f"{child.role} ended ({_describe(status)}); starting it again{when}")
         self._later(delay, lambda: self._start(child))
 
     def _end_workers(self) -> None:
@@ -358,7 +370,7 @@ class Supervisor:
         self._exit_code, self._done = 1, True
 
     def _give_up(self) -> None:
-        print("some requests did not end in time; stopping anyway", file=sys.stderr, flush=True)
+        _tell("some requests did not end in time; stopping anyway")
         self._done = True
 
     def _end_everything(self) -> None:
@@ -375,3 +387,10 @@ def _describe(status: int) -> str:
     if status >= 0:
         return f"status {status}"
     return signal.Signals(-status).name
+
+
+def _tell(message: str) -> None:
+    """Say something on standard error, if anybody reads it: process 0 must not wait or die for that."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{message}\n".encode(errors="replace")[: select.PIPE_BUF])

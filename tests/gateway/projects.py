@@ -19,7 +19,11 @@ SOURCE = "async def handler(request): ...\n"
 
 
 def project(
-    root: Path, files: Mapping[str, str], *, environ: Mapping[str, str] | None = None, verify_jwt: bool | None = None
+    root: Path,
+    files: Mapping[str, str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    verify_jwt: bool | None = None,
 ) -> Project:
     """Write files below `root` and load the project that they are."""
     for name, text in files.items():

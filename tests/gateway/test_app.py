@@ -49,7 +49,9 @@ def bearer(role: str = "anon") -> tuple[str, str]:
     return "authorization", f"Bearer {sign_role_key(SECRET, role)}"
 
 
-def request(path: str, headers: tuple[tuple[str, str], ...] = (), method: str = "GET", **more: Any) -> dict[str, Any]:
+def request(
+    path: str, headers: tuple[tuple[str, str], ...] = (), method: str = "GET", **more: Any
+) -> dict[str, Any]:
     raw = more.pop("raw_path", path.encode())
     return {
         "type": "http",
@@ -90,7 +92,9 @@ def code(answer: Answer) -> str:
 
 
 def head_of(house: House, function: str) -> frames.Head:
-    (head,) = [head for worker in house.workers for head in worker.heads if head.path.startswith(f"/{function}")]
+    (head,) = [
+        head for worker in house.workers for head in worker.heads if head.path.startswith(f"/{function}")
+    ]
     return head
 
 
@@ -174,8 +178,10 @@ async def test_it_is_known_which_functions_answer_preflights(site: Site, path: s
     "path",
     [
         "/", "/hello", "/functions/v1", "/functions/v1/", "/functions/v1//hello", "/functions/v1/Hello",
-        "/functions/v1/nothing", "/functions/v1/hel%6Co", "/functions/v1/hello%2F", "/functions/v1/../v1/hello",
-        "/functions/v1/hello%00", "/functions/v10/hello", "/functions/v1/h\u00e9llo", "/functions/v1/" + "x" * 4096,
+        "/functions/v1/nothing", "/functions/v1/hel%6Co", "/functions/v1/hello%2F",
+        "/functions/v1/../v1/hello",
+        "/functions/v1/hello%00", "/functions/v10/hello", "/functions/v1/h\u00e9llo",
+        "/functions/v1/" + "x" * 4096,
         "/_internal/nothing", "/functions/v1/_internal/nothing", "/_internal/",
     ],
 )  # fmt: skip
@@ -198,7 +204,9 @@ async def test_while_it_shuts_down_nothing_new_is_begun(house: House, site: Site
     assert (await asked(site, "/_internal/health")).status == 200
 
 
-async def test_a_bug_of_ours_is_answered_and_told(house: House, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_of_ours_is_answered_and_told(
+    house: House, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(name: str) -> Any:
         raise ZeroDivisionError("a secret detail")
 
@@ -247,7 +255,9 @@ async def test_a_response_that_breaks_is_left_unfinished(house: House, site: Sit
     assert "WORKER_ERROR" in house.log
 
 
-async def test_a_request_whose_time_is_over_at_the_end_hears_of_the_shutdown(house: House, site: Site) -> None:
+async def test_a_request_whose_time_is_over_at_the_end_hears_of_the_shutdown(
+    house: House, site: Site
+) -> None:
     async def silence(link: Link, head: frames.Head) -> None:
         link.accept()
         await asyncio.Event().wait()
@@ -279,7 +289,9 @@ async def test_readiness_names_what_is_awaited(site: Site) -> None:
 
 
 @pytest.mark.parametrize("headers", [(), (bearer("anon"),)], ids=["nobody", "anon"])
-async def test_numbers_are_for_the_service_role_alone(site: Site, headers: tuple[tuple[str, str], ...]) -> None:
+async def test_numbers_are_for_the_service_role_alone(
+    site: Site, headers: tuple[tuple[str, str], ...]
+) -> None:
     assert (await asked(site, "/_internal/metric", *headers)).status == 401
 
 

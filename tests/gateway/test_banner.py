@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -25,20 +26,22 @@ async def shown(house: House, project: Project, models: list[str] | None = None)
     return text
 
 
+async def _later(root: Path, *names: str) -> Project:
+    return await asyncio.to_thread(project, root, functions(*names))
+
+
 @pytest.fixture
 def one(tmp_path: Path) -> Project:
     return project(tmp_path, functions("hello"))
 
 
 async def test_it_shows_where_the_functions_are_and_how_to_call_one(house: House, one: Project) -> None:
+    authorization, data = '-H "Authorization: Bearer $ANON_KEY"', '{"name":"Functions"}'
     lines = (await shown(house, one, ["gte-small"])).splitlines()
     assert f"Serving functions on {URL}/functions/v1/<function-name>" in lines
     assert f" - {URL}/functions/v1/hello" in lines
     assert "Models: gte-small" in lines
-    assert (
-        f'  curl -X POST {URL}/functions/v1/hello -H "Authorization: Bearer $ANON_KEY" -d \'{{"name":"Functions"}}\''
-        in lines
-    )
+    assert f"  curl -X POST {URL}/functions/v1/hello {authorization} -d '{data}'" in lines
 
 
 async def test_a_secret_of_ones_own_is_not_shown(house: House, one: Project) -> None:
@@ -60,22 +63,15 @@ async def test_where_no_key_is_needed_none_is_shown(house: House, tmp_path: Path
     assert "Authorization" not in await shown(house, opened)
 
 
-def test_at_most_five_functions_are_shown(tmp_path: Path) -> None:
-    registry = type("Registry", (), {"functions": dict.fromkeys("gfedcba"), "get": lambda self, name: None})()
-    text = banner(project(tmp_path, functions(*"abcdefg")), registry, URL, [])
+async def test_at_most_five_functions_are_shown(house: House, tmp_path: Path) -> None:
+    text = await shown(house, await _later(tmp_path, *"gfedcba"))
     assert [line.rsplit("/", 1)[1] for line in text.splitlines() if line.startswith(" - ")] == list("abcde")
     assert "… and 2 more: functions list" in text
-    assert f"/functions/v1/a -H" in text  # noqa: F541
+    assert "/functions/v1/a -H" in text
 
 
 async def test_hello_is_the_one_to_try(house: House, tmp_path: Path) -> None:
     assert "/functions/v1/hello -H" in await shown(house, await _later(tmp_path, "aaa", "hello"))
-
-
-async def _later(root: Path, *names: str) -> Project:
-    import asyncio
-
-    return await asyncio.to_thread(project, root, functions(*names))
 
 
 async def test_without_functions_it_says_how_to_begin(house: House, tmp_path: Path) -> None:
@@ -93,8 +89,6 @@ async def test_a_function_that_did_not_start_says_why_in_one_line(house: House, 
 
 
 async def test_an_empty_prefix_is_none(house: House, tmp_path: Path) -> None:
-    import asyncio
-
     config = {"supabase/config.toml": '[edge_runtime]\nprefix = ""\n'}
     bare = await asyncio.to_thread(project, tmp_path, {**functions("hello"), **config})
     assert f" - {URL}/hello\n" in await shown(house, bare)

@@ -36,7 +36,9 @@ record = st.tuples(st.sampled_from(["debug", "info", "warning", "error", "critic
 
 
 @given(st.lists(st.one_of(raw_line, record), max_size=20), st.lists(st.integers(1, 30), max_size=40))
-def test_lines_are_found_however_the_pipe_splits_them(lines: list[str | tuple[str, str, str]], cuts: list[int]) -> None:
+def test_lines_are_found_however_the_pipe_splits_them(
+    lines: list[str | tuple[str, str, str]], cuts: list[int]
+) -> None:
     data = b"".join(f"{line}\n".encode() if isinstance(line, str) else mark(*line) for line in lines)
     pieces = []
     for cut in cuts:

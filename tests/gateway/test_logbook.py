@@ -39,9 +39,7 @@ def test_plain_lines_are_for_files() -> None:
     line = told.tell("it works", level="warning", function="hello", request_id="abc", worker=7)
     assert re.fullmatch(rf"{STAMP} WARNING hello \[abc\] it works", line)
     assert re.fullmatch(rf"{STAMP} INFO    it works", told.tell("it works\n"))
-    assert re.fullmatch(
-        rf"{STAMP} REQUEST 200 GET /functions/v1/hello 12\.3ms \[request-1\]", told.request()
-    )
+    assert re.fullmatch(rf"{STAMP} REQUEST 200 GET /functions/v1/hello 12\.3ms \[request-1\]", told.request())
     assert told.request(status=404, code="NOT_FOUND").endswith("[request-1] NOT_FOUND")
 
 
@@ -58,7 +56,13 @@ def test_json_lines_are_for_machines() -> None:
     told = Told("json")
     record = json.loads(told.tell("a\nb", level="error", function="hello", request_id="abc", worker=7))
     assert re.fullmatch(STAMP, record.pop("time"))
-    assert record == {"level": "error", "message": "a\nb", "function": "hello", "request_id": "abc", "worker": 7}
+    assert record == {
+        "level": "error",
+        "message": "a\nb",
+        "function": "hello",
+        "request_id": "abc",
+        "worker": 7,
+    }
     access = json.loads(told.request(status=500, code="WORKER_ERROR"))
     assert re.fullmatch(STAMP, access.pop("time"))
     assert access == {
@@ -74,7 +78,7 @@ def test_json_lines_are_for_machines() -> None:
 
 def test_text_for_people_is_a_record_for_machines() -> None:
     for look in ("plain", "color"):
-        told = Told(look)  # type: ignore[arg-type]
+        told = Told(look)
         told.book.raw("\nServing functions\n")
         assert told.lines == ["\nServing functions\n"]
     told = Told("json")

@@ -310,7 +310,9 @@ async def test_a_failed_function_is_tried_again_by_a_later_request(house: House)
     await pool.close(0, "test")
 
 
-async def test_every_failure_makes_the_next_wait_longer(house: House) -> None:
+async def test_every_failure_makes_the_next_wait_longer_up_to_half_a_minute(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = await failed(house)
     waits = [pool._backoff()]
     for _ in range(3):
@@ -320,8 +322,9 @@ async def test_every_failure_makes_the_next_wait_longer(house: House) -> None:
         waits.append(pool._backoff())
     assert waits == sorted(waits)
     assert waits[3] == 8 * waits[0]
-    pool._failures = 100
-    assert pool._backoff() == 30.0
+    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.05)
+    for pool._failures in (50, 5000):
+        assert pool._backoff() == 30.0
     await pool.close(0, "test")
 
 
@@ -461,6 +464,19 @@ async def test_a_worker_that_broke_a_connection_is_ended(house: House) -> None:
     await until(lambda: pool.workers)
     assert pool.workers[0].pid == house.workers[1].pid
     await pool.close(0, "test")
+
+
+async def test_a_leaving_worker_may_refuse_a_request_and_still_finish_others(house: House) -> None:
+    pool = await started(house)
+    worker = await pool.acquire()
+    house.on_drain = lambda worker: None
+    closing = asyncio.create_task(pool.close(5, "reload"))
+    await until(lambda: house.workers[0].drains)
+    pool.discard(worker)
+    await turns()
+    assert house.kills == []
+    house.workers[0].die(0)
+    await closing
 
 
 async def test_a_replacement_that_does_not_start_is_tried_again_while_others_serve(house: House) -> None:

@@ -60,7 +60,9 @@ async def test_every_enabled_function_is_served(house: House, two: Project) -> N
     await registry.close(0, "test")
 
 
-@pytest.mark.parametrize("name", ["", "Hello", "hello/", "hello ", "%68ello", "hel\x00lo", "h\u00e9llo", "x" * 4096, "_shared"])
+@pytest.mark.parametrize(
+    "name", ["", "Hello", "hello/", "hello ", "%68ello", "hel\x00lo", "h\u00e9llo", "x" * 4096, "_shared"]
+)
 async def test_any_other_name_is_none(house: House, two: Project, name: str) -> None:
     registry = await applied(house, two)
     assert registry.get(name) is None
@@ -134,12 +136,17 @@ async def test_a_function_that_is_gone_is_served_no_more(house: House, tmp_path:
     await registry.close(0, "test")
 
 
-async def test_a_function_that_comes_back_keeps_its_number(house: House, tmp_path: Path, two: Project) -> None:
+async def test_a_function_that_comes_back_keeps_its_number(
+    house: House, tmp_path: Path, two: Project
+) -> None:
     """Its files belong to that number's user."""
     registry = await applied(house, two)
     for config in ("[functions.hello]\nenabled = false\n", ""):
         await registry.apply(await later(tmp_path, {"supabase/config.toml": config}))
-    assert {deployment.name: deployment.slot for deployment in registry.deployments} == {"hello": 0, "other": 1}
+    assert {deployment.name: deployment.slot for deployment in registry.deployments} == {
+        "hello": 0,
+        "other": 1,
+    }
     await registry.close(0, "test")
 
 

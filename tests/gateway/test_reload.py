@@ -18,7 +18,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(
-    "path", ["functions/a/index.py", "functions/a/data.json", "functions/a/.env", "supabase/config.toml", "functions/_shared/b.py"]
+    "path",
+    [
+        "functions/a/index.py",
+        "functions/a/data.json",
+        "functions/a/.env",
+        "supabase/config.toml",
+        "functions/_shared/b.py",
+    ],
 )
 def test_what_a_person_saves_passes(path: str) -> None:
     assert Saves("/p")(Change.modified, f"/p/{path}")
@@ -38,7 +45,9 @@ def test_what_editors_and_tools_drop_does_not(path: str) -> None:
 
 
 def test_the_folder_itself_may_lie_in_any_other() -> None:
-    assert Saves("/home/me/.venv/node_modules/p")(Change.added, "/home/me/.venv/node_modules/p/functions/a/index.py")
+    assert Saves("/home/me/.venv/node_modules/p")(
+        Change.added, "/home/me/.venv/node_modules/p/functions/a/index.py"
+    )
 
 
 def test_one_file_alone_may_matter() -> None:
@@ -107,7 +116,9 @@ async def test_a_folder_that_comes_is_watched(tmp_path: Path, monkeypatch: pytes
         await saved(watch, tmp_path / "functions/a/index.py")
 
 
-async def test_a_folder_that_is_replaced_is_watched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_folder_that_is_replaced_is_watched_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)
     (tmp_path / "functions").mkdir()
     async with watching(project_saves(str(tmp_path))) as watch:

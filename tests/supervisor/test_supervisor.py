@@ -137,7 +137,7 @@ def stop(tree: Tree, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]
 
 def test_each_child_is_told_what_it_needs_and_the_engine_is_connected(start: Start) -> None:
     tree = start()
-    tree.wait_for("engine EngineBoot 0", "template TemplateBoot 0", "gateway GatewayBoot 0")
+    tree.wait_for("engine EngineBoot 0", "template TemplateBoot 0", "gateway GatewayBoot 1")
     tree.wait_for("engine Connect 1", "gateway EngineDoor 1")
     assert stop(tree) == (0, "")
     assert not (tree.folder / "temp").exists()
@@ -159,7 +159,7 @@ def test_a_child_that_dies_is_started_again_and_told_again(start: Start, role: s
     os.kill(tree.pid(role), signal.SIGKILL)
     tree.pid(role, 2)
     boot = {
-        "gateway": "gateway GatewayBoot 0",
+        "gateway": "gateway GatewayBoot 1",
         "engine": "engine EngineBoot 0",
         "template": "template TemplateBoot 0",
     }
@@ -344,7 +344,7 @@ def test_a_second_interrupt_waits_for_nobody(start: Start) -> None:
 def test_a_second_sigterm_still_waits(start: Start) -> None:
     slow = QUIET.replace("sys.exit(0)", "time.sleep(0.2); note('finished'); sys.exit(0)")
     tree = start(60, gateway=slow)
-    tree.wait_for("gateway GatewayBoot 0")
+    tree.wait_for("gateway GatewayBoot 1")
     tree.process.send_signal(signal.SIGTERM)
     tree.wait_for("gateway Drain 0")
     assert stop(tree) == (0, "")
@@ -354,7 +354,7 @@ def test_a_second_sigterm_still_waits(start: Start) -> None:
 def test_nothing_is_restarted_while_everything_ends(start: Start) -> None:
     slow = QUIET.replace("sys.exit(0)", "note('draining'); time.sleep(0.3); sys.exit(0)")
     tree = start(60, gateway=slow)
-    tree.wait_for("gateway GatewayBoot 0")
+    tree.wait_for("gateway GatewayBoot 1")
     engine = tree.pid("engine")
     tree.process.send_signal(signal.SIGTERM)
     tree.wait_for("gateway draining")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from runtime import frames
 from runtime.ai import host as ai_host
 from runtime.channel import Stream, open_stream
 from runtime.door import Door, socket_pair
+from runtime.errors import ChannelClosed
 from runtime.marks import shared_file
 from runtime.worker import logs
 from runtime.worker.loader import ROOT, SnapshotFinder
@@ -83,20 +83,26 @@ app = Starlette(routes=[Route("/", show)], lifespan=lifespan)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A worker fills its process; the next one here must find it empty."""
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    before = ai_host._current if hasattr(ai_host, "_current") else None
+    monkeypatch.setattr(ai_host, "_host", None)
     yield
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, SnapshotFinder)]
     for name in [name for name in sys.modules if name.split(".")[0] == ROOT]:
         del sys.modules[name]
-    if before is not None:
-        monkeypatch.setattr(ai_host, "_current", before)
 
 
 @pytest.fixture(autouse=True)
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     records: Told = []
-    monkeypatch.setattr(logs, "emit", lambda level, text, request_id="": records.append((level, text, request_id)))
+    monkeypatch.setattr(
+        logs, "emit", lambda level, text, request_id="": records.append((level, text, request_id))
+    )
     return records
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - it is the state that is awaited, whoever sets it
+            await asyncio.sleep(0)
 
 
 class Life:
@@ -106,16 +112,19 @@ class Life:
         ours, theirs = socket_pair()
         self.gateway: Door[frames.WorkerFrame] = Door(ours, WORKER)
         self._control: Door[frames.ControlFrame] = Door(theirs, CONTROL)
+        self.worker: Worker
         self.task: asyncio.Task[int] | None = None
         self.streams: list[Stream[frames.ResponseFrame]] = []
         self.heard: list[frames.WorkerFrame] = []
 
-    def begin(self, files: dict[str, str], early: list[tuple[Any, list[int]]] | None = None, **boot: Any) -> None:
+    def begin(
+        self, files: dict[str, str], early: list[tuple[Any, list[int]]] | None = None, **boot: Any
+    ) -> None:
         archive = msgspec.msgpack.encode({name: text.encode() for name, text in files.items()})
         told = {"function": "f", "generation": "g", "directory": "/functions", "entrypoint": "f/index.py"}
         frame = frames.Boot(**{**told, "environ": {}, **boot})
-        worker = Worker(frame, [shared_file(archive), shared_file(bytes(16))], self._control)
-        self.task = asyncio.create_task(worker.live(early or []))
+        self.worker = Worker(frame, [shared_file(archive), shared_file(bytes(16))], self._control)
+        self.task = asyncio.create_task(self.worker.live(early or []))
 
     async def hears(self) -> frames.WorkerFrame:
         """What it says next."""
@@ -199,7 +208,10 @@ async def test_ai_is_there_without_an_import(life: Life) -> None:
         ({}, "ImportError: /functions/f/index.py does not exist"),
         ({"f/index.py": "x = 1\n"}, "exports neither `handler` nor `app`"),
         ({"f/index.py": "handler = 1\n"}, "exports neither `handler` nor `app`"),
-        ({"f/index.py": "def handler(request): ...\ndef app(scope): ...\n"}, "exports both `handler` and `app`"),
+        (
+            {"f/index.py": "def handler(request): ...\ndef app(scope): ...\n"},
+            "exports both `handler` and `app`",
+        ),
         ({"f/index.py": "def handler(:\n"}, "SyntaxError"),
         ({"f/index.py": "1 / 0\n"}, "ZeroDivisionError: division by zero"),
         ({"f/index.py": "import sys\nsys.exit(3)\n"}, "SystemExit: 3"),
@@ -208,7 +220,9 @@ async def test_ai_is_there_without_an_import(life: Life) -> None:
     ],
     ids=["missing", "nothing", "no function", "both", "syntax", "raises", "exits", "interrupt", "import"],
 )
-async def test_a_function_that_does_not_load_says_why_and_ends(life: Life, files: dict[str, str], said: str) -> None:
+async def test_a_function_that_does_not_load_says_why_and_ends(
+    life: Life, files: dict[str, str], said: str
+) -> None:
     life.begin(files)
     failure = await life.hears()
     assert isinstance(failure, frames.BootFailed)
@@ -265,12 +279,11 @@ async def test_an_idle_worker_drains_at_once(life: Life) -> None:
 
 async def test_a_draining_worker_finishes_what_it_has(life: Life) -> None:
     await life.ready(WAITS)
-    asked = asyncio.create_task(life.ask("/wait"))
     other = await life.connect(5)
-    assert await life.ask("/", stream=other) == "/" if False else True
+    asked = asyncio.create_task(life.ask("/wait"))
+    await until(lambda: life.worker._in_flight)
     life.gateway.send(frames.Drain(60.0))
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: life.worker._draining)
     assert not asked.done()
     assert await life.ask("/go", stream=other) == "/go"
     assert await asked == "/wait"
@@ -281,8 +294,7 @@ async def test_a_draining_worker_finishes_work_that_outlives_its_answer(life: Li
     await life.ready(WAITS)
     assert await life.ask("/later") == "/later"
     life.gateway.send(frames.Drain(60.0))
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: life.worker._draining)
     assert life.task is not None
     assert not life.task.done()
     assert await life.ask("/go") == "/go"
@@ -292,6 +304,7 @@ async def test_a_draining_worker_finishes_work_that_outlives_its_answer(life: Li
 async def test_a_drain_has_an_end(life: Life, told: Told) -> None:
     await life.ready(WAITS)
     asked = asyncio.create_task(life.ask("/wait"))
+    await until(lambda: life.worker._in_flight)
     await life.ask("/later")
     life.gateway.send(frames.Drain(0.02))
     assert await life.hears() == frames.Drained()
@@ -299,7 +312,9 @@ async def test_a_drain_has_an_end(life: Life, told: Told) -> None:
     asked.cancel()
 
 
-@pytest.mark.parametrize(("path", "error"), [("/fails", "ValueError: after the answer"), ("/exits", "SystemExit")])
+@pytest.mark.parametrize(
+    ("path", "error"), [("/fails", "ValueError: after the answer"), ("/exits", "SystemExit")]
+)
 async def test_work_that_fails_after_the_answer_is_logged_with_its_request(
     life: Life, told: Told, path: str, error: str
 ) -> None:
@@ -312,17 +327,21 @@ async def test_work_that_fails_after_the_answer_is_logged_with_its_request(
     assert error in text
 
 
+async def test_a_drained_worker_accepts_nothing_more(life: Life) -> None:
+    await life.ready(APP.replace('print("shutdown")', "import asyncio; await asyncio.Event().wait()"))
+    stream = await life.connect()
+    assert await life.ask(stream=stream) == "open"
+    life.gateway.send(frames.Drain(5.0))
+    await until(lambda: life.worker.leaving)
+    with pytest.raises(ChannelClosed):
+        await life.ask(stream=stream)
+    assert life.task is not None
+    life.gateway.close()
+
+
 async def test_a_worker_is_led_to_a_new_engine(life: Life) -> None:
     await life.ready(HELLO)
     ours, theirs = socket_pair()
     life.gateway.send(frames.EngineAt([frames.ModelCard("tiny", 8, 16)]), [theirs.detach()])
-    async with asyncio.timeout(5):
-        while "tiny" not in {card for card in ai_host.current().models}:  # noqa: ASYNC110, C416
-            await asyncio.sleep(0)
+    await until(lambda: "tiny" in ai_host.current().models)
     ours.close()
-
-
-def test_the_descriptors_of_a_worker_are_not_inherited() -> None:
-    fd = shared_file(b"x")
-    assert not os.get_inheritable(fd)
-    os.close(fd)

@@ -1,0 +1,40 @@
+"""Which requests a worker has begun."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.marks import Marks, shared_file
+
+
+def test_a_mark_is_seen_by_whoever_shares_the_file_and_by_no_other_slot() -> None:
+    fd = shared_file(bytes(4096))
+    ours, theirs = Marks(fd, 4096), Marks(fd, 4096)
+    os.close(fd)
+    theirs.set(7)
+    assert [slot for slot in range(4096) if ours.is_set(slot)] == [7]
+    ours.clear(7)
+    assert not theirs.is_set(7)
+    ours.close()
+    theirs.close()
+
+
+def test_a_mark_outlives_whoever_made_it() -> None:
+    fd = shared_file(bytes(1))
+    marks = Marks(fd, 1)
+    pid = os.fork()
+    if not pid:
+        Marks(fd, 1).set(0)
+        os.abort()
+    os.waitpid(pid, 0)
+    assert marks.is_set(0)
+    marks.close()
+    os.close(fd)
+
+
+def test_a_shared_file_holds_what_it_was_given_and_is_not_inherited() -> None:
+    data = os.urandom(3_000_000)
+    fd = shared_file(data)
+    assert os.pread(fd, len(data) + 1, 0) == data
+    assert not os.get_inheritable(fd)
+    os.close(fd)
