@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -25,8 +26,19 @@ CHUNK = 256 * 1024
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
 _RECEIVE = 256 * 1024
+_LAST_WORDS = 512 * 1024
+_AT_ONCE = 512  # frames that are decoded in one turn of the event loop
+_IN_A_ROW = 32  # frames that are taken before the loop's other work has its turn
+_WEIGHT = 128  # what a frame takes beside its payload, as it counts for the high water
 
 T = TypeVar("T")
+
+
+def has_hung_up(fd: int) -> bool:
+    """Whether a socket's other side has closed, also when what it sent before was not read yet."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 class Stream(asyncio.Protocol, Generic[T]):
@@ -44,8 +56,11 @@ class Stream(asyncio.Protocol, Generic[T]):
         self._unpacker = Unpacker()
         self._frames: deque[tuple[T, int]] = deque()
         self._waiting = 0  # bytes in `_frames`
+        self._in_a_row = 0
         self._soon = b""
         self._paused = False
+        self._backlog = False  # the unpacker may hold more whole frames
+        self._going_on: asyncio.Handle | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writers: deque[asyncio.Future[None]] = deque()
         self._congested = False
@@ -60,6 +75,11 @@ class Stream(asyncio.Protocol, Generic[T]):
     def lost(self) -> bool:
         """Nothing more can be sent; true before `closed` when sending has just failed."""
         return self.closed or self._transport.is_closing()
+
+    @property
+    def newest(self) -> T | None:
+        """The frame that arrived last, if nobody has taken it yet."""
+        return self._frames[-1][0] if self._frames else None
 
     def send(self, *frames: Any) -> None:
         """Queue frames for sending, as one write. A closed connection swallows them."""
@@ -97,6 +117,11 @@ class Stream(asyncio.Protocol, Generic[T]):
         Raises:
             ChannelClosed: the connection is gone and every frame has been taken.
         """
+        if self._frames:
+            self._in_a_row += 1
+            if self._in_a_row == _IN_A_ROW:
+                self._in_a_row = 0
+                await asyncio.sleep(0)
         while not self._frames:
             if self.closed:
                 raise ChannelClosed
@@ -130,18 +155,36 @@ class Stream(asyncio.Protocol, Generic[T]):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for payload, _ in self._unpacker.feed(data):
-                self.arrived(self._decoder.decode(payload), len(payload))
+            arrived = self._unpacker.feed(data, _AT_ONCE)
+            for payload, _ in arrived:
+                self.arrived(self._decoder.decode(payload), len(payload) + _WEIGHT)
         except (FrameError, msgspec.MsgspecError):
             self.abort()
+        else:
+            if len(arrived) == _AT_ONCE:
+                self._decode_later()
+
+    def _decode_later(self) -> None:
+        """A flood of small frames: the other connections of this loop come first."""
+        self._backlog = True
+        self._pause()
+        if self._waiting < _LOW_WATER:
+            self._resume()
+
+    def _decode_on(self) -> None:
+        self._going_on = None
+        self._backlog = False
+        if not self.closed:
+            self.data_received(b"")
+            if not self._backlog and self._waiting < _LOW_WATER:
+                self._resume()
 
     def arrived(self, frame: T, size: int) -> None:
         """A frame is here: queue it for `receive`. Subclasses may take some at once."""
         self._frames.append((frame, size))
         self._waiting += size
-        if self._waiting > _HIGH_WATER and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._waiting > _HIGH_WATER:
+            self._pause()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
@@ -161,9 +204,9 @@ class Stream(asyncio.Protocol, Generic[T]):
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
         if exc is not None:
             self._read_rest()
-        self.closed = True
         self._wake_writers()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
@@ -172,17 +215,27 @@ class Stream(asyncio.Protocol, Generic[T]):
 
     def _read_rest(self) -> None:
         """Writing failed, and what the other side said before it went still lies in the socket."""
+        left = _LAST_WORDS
         try:
-            while data := os.read(self._fd, _RECEIVE):
+            while left > 0 and (data := os.read(self._fd, min(left, _RECEIVE))):
+                left -= len(data)
                 self.data_received(data)
         except OSError:
             pass
 
+    def _pause(self) -> None:
+        if not self._paused and not self.closed:
+            self._paused = True
+            self._transport.pause_reading()
+
     def _resume(self) -> None:
-        if self._paused:
+        if not self._paused or self.closed:
+            return
+        if not self._backlog and self._going_on is None:
             self._paused = False
-            if not self.closed:
-                self._transport.resume_reading()
+            self._transport.resume_reading()
+        elif self._going_on is None:
+            self._going_on = self._loop.call_soon(self._decode_on)
 
     def _wake_writers(self) -> None:
         while self._writers:

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -37,12 +37,19 @@ class Door(Generic[T]):
 
     It never blocks: `send` keeps what the kernel does not take and `flush` sends it once
     the socket is writable. Descriptors given to `send` belong to the door from then on.
+
+    Args:
+        takes_fds: false where the other side has no business to send any, so that it cannot
+            fill our table of descriptors: the kernel drops them.
     """
 
-    def __init__(self, sock: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> None:
+    def __init__(
+        self, sock: socket.socket, decoder: msgspec.msgpack.Decoder[T], *, takes_fds: bool = True
+    ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._decoder = decoder
+        self._takes_fds = takes_fds
         self._unpacker = Unpacker()
         self._fds: deque[int] = deque()
         self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
@@ -64,12 +71,12 @@ class Door(Generic[T]):
             FrameError: it is longer than `MAX_FRAME`.
         """
         if self.closed:
-            _close_all(fds)
+            close_all(fds)
             return
         try:
             data = pack(frame, len(fds))
         except FrameError:
-            _close_all(fds)
+            close_all(fds)
             raise
         self._outgoing.append((data, tuple(fds)))
         self.flush()
@@ -87,7 +94,7 @@ class Door(Generic[T]):
             except OSError:
                 self._forget_outgoing()
                 return
-            _close_all(fds)
+            close_all(fds)
             if sent < len(data):
                 self._outgoing[0] = (data[sent:], ())
             else:
@@ -101,23 +108,35 @@ class Door(Generic[T]):
             FrameError: what arrived is no frame of this vocabulary.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, _RECEIVE, _MAX_FDS)
+            data = self._read()
         except (BlockingIOError, InterruptedError):
             return []
         except OSError as error:
             raise ChannelClosed from error
         if not data:
             raise ChannelClosed
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        self._fds.extend(fds)
         try:
             frames = [(self._decoder.decode(payload), count) for payload, count in self._unpacker.feed(data)]
         except msgspec.MsgspecError as error:
             raise FrameError(str(error)) from error
         if sum(count for _, count in frames) > len(self._fds):
             raise FrameError("a frame came without its descriptors")
-        return [(frame, [self._fds.popleft() for _ in range(count)]) for frame, count in frames]
+        taken = [(frame, [self._fds.popleft() for _ in range(count)]) for frame, count in frames]
+        # The kernel hands a frame's descriptors over with its first byte.
+        if len(self._fds) > (_MAX_FDS if self._unpacker.pending else 0):
+            for _, fds in taken:
+                close_all(fds)
+            raise FrameError("descriptors came without a frame")
+        return taken
+
+    def _read(self) -> bytes:
+        if not self._takes_fds:
+            return self.sock.recv(_RECEIVE)
+        data, fds, _, _ = socket.recv_fds(self.sock, _RECEIVE, _MAX_FDS)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        self._fds.extend(fds)
+        return data
 
     def wait(self) -> list[tuple[T, list[int]]]:
         """Block until at least one frame is there. For processes without an event loop."""
@@ -165,16 +184,17 @@ class Door(Generic[T]):
             loop.remove_reader(self.sock)
             loop.remove_writer(self.sock)
         self._forget_outgoing()
-        _close_all(self._fds)
+        close_all(self._fds)
         self._fds.clear()
         self.sock.close()
 
     def _forget_outgoing(self) -> None:
         for _, fds in self._outgoing:
-            _close_all(fds)
+            close_all(fds)
         self._outgoing.clear()
 
 
-def _close_all(fds: Sequence[int] | deque[int]) -> None:
+def close_all(fds: Iterable[int]) -> None:
+    """Close descriptors, such as those of a frame that has no use for them."""
     for fd in fds:
         os.close(fd)

@@ -30,7 +30,7 @@ class Head(msgspec.Struct, tag="H", array_like=True, gc=False, kw_only=True):
     Attributes:
         deadline: seconds of CLOCK_MONOTONIC (one clock for the whole machine) at which the
             host gives up; 0 means never.
-        claims: the verified claims of the token; None when the function asked for no check.
+        claims: the verified claims of the token; empty when the function asked for no check.
         path: percent-decoded, as the function shall see it; `root_path` is what was cut off.
         generation: the one that answers; set when it is the request's turn, so that a Head is
             the one frame that is not frozen.
@@ -53,7 +53,7 @@ class Head(msgspec.Struct, tag="H", array_like=True, gc=False, kw_only=True):
     server: tuple[str, int | None] | None = None
     traceparent: str = ""
     deadline: float = 0.0
-    claims: dict[str, Any] | None = None
+    claims: dict[str, Any] = {}
     subprotocols: list[str] = []
     more: bool = False
 

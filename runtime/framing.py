@@ -6,6 +6,7 @@ number of descriptors that travel with it. Nothing here does I/O.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import msgspec
@@ -38,8 +39,16 @@ class Unpacker:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[bytes, int]]:
+    @property
+    def pending(self) -> bool:
+        """The beginning of a frame is here whose end is not."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[bytes, int]]:
         """The frames that `data` completes.
+
+        Args:
+            most: how many; the next call (with nothing, if need be) gives the others.
 
         Raises:
             FrameError: a header announces more than `MAX_FRAME` bytes.
@@ -49,8 +58,9 @@ class Unpacker:
             return [whole]
         buffer = self._buffer
         buffer += data
-        frames, start, end = [], 0, len(buffer)
-        while end - start >= _HEADER:
+        frames: list[tuple[bytes, int]] = []
+        start, end = 0, len(buffer)
+        while end - start >= _HEADER and len(frames) < most:
             header = int.from_bytes(buffer[start : start + _HEADER], "little")
             length = header & _LENGTH_MASK
             if length > MAX_FRAME:

@@ -8,6 +8,7 @@ same to a gateway that waits for it, and may come a moment later.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
@@ -40,14 +41,25 @@ class Marks:
         self._bytes.close()
 
 
-def shared_file(data: bytes) -> int:
-    """An unnamed file with this content that other processes can be handed."""
+def shared_file(data: bytes, *, constant: bool = False) -> int:
+    """An unnamed file with this content that other processes can be handed.
+
+    Nobody can change its size: who shrank it would kill every process that has it mapped.
+
+    Args:
+        constant: nobody can change its content either.
+    """
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("functions", os.MFD_CLOEXEC)
+        fd = os.memfd_create("functions", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
+        # Nothing can be sealed here (macOS): a function can harm its server, and its own next
+        # workers, by writing to this file. That is development, where it is its author's server.
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+    if hasattr(os, "memfd_create"):
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_WRITE if constant else seals)
     return fd

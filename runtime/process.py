@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
+from typing import Any
 
 LINUX = sys.platform == "linux"
 
@@ -19,6 +21,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+
+_ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
@@ -65,11 +69,34 @@ def become(role: str) -> None:
     to stop to the supervisor, which ends everybody in order. (Some service managers send
     them to every process at once.)
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in _ASKING_TO_STOP:
+        signal.signal(number, _pass_over)
     name_process(f"fn-{role}")
     hide_memory()
     die_with_parent()
+
+
+def _pass_over(number: int, frame: Any) -> None:
+    """Unlike SIG_IGN, this does not go over to the programs that a function starts."""
+
+
+def let_children_be_stopped() -> None:
+    """What this process forks (without exec, as multiprocessing does) heeds the usual signals."""
+
+    def heed() -> None:
+        for number in _ASKING_TO_STOP:
+            signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=heed)
+
+
+def raise_file_limit() -> int:
+    """Allow ourselves as many descriptors as we may have; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited", and does not mean it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
 
 
 def be_nice(increment: int) -> None:

@@ -86,6 +86,37 @@ class TestStream:
         one.abort()
         other.abort()
 
+    async def test_a_flood_of_small_frames_arrives_in_order_and_leaves_turns_to_others(self) -> None:
+        one, other = await pair()
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        neighbour = asyncio.ensure_future(others())
+        count = 10_000
+        one.send(*[body(str(number)) for number in range(count)])
+        assert [await other.receive() for _ in range(count)] == [body(str(number)) for number in range(count)]
+        assert turns > 10
+        neighbour.cancel()
+        one.abort()
+        other.abort()
+
+    async def test_a_flood_that_nobody_takes_costs_little_memory(self) -> None:
+        one, other = await pair()
+        for _ in range(200):
+            one.send(*[body("")] * 1000)
+        before = -1
+        while before != len(other._frames):
+            before = len(other._frames)
+            await asyncio.sleep(0.01)
+        assert before < 10_000
+        one.abort()
+        other.abort()
+
     async def test_several_frames_can_go_at_once(self) -> None:
         one, other = await pair()
         one.send(body("a"), body("b"), body("c"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 from runtime.marks import Marks, shared_file
 
@@ -22,11 +24,8 @@ def test_a_mark_is_seen_by_whoever_shares_the_file_and_by_no_other_slot() -> Non
 def test_a_mark_outlives_whoever_made_it() -> None:
     fd = shared_file(bytes(1))
     marks = Marks(fd, 1)
-    pid = os.fork()
-    if not pid:
-        Marks(fd, 1).set(0)
-        os.abort()
-    os.waitpid(pid, 0)
+    code = f"import os\nfrom runtime.marks import Marks\nMarks({fd}, 1).set(0)\nos.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], pass_fds=[fd]).returncode == -9
     assert marks.is_set(0)
     marks.close()
     os.close(fd)

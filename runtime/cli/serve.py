@@ -84,12 +84,9 @@ def serve(options: Options) -> None:
 
 def missing_model(project: Project) -> str | None:
     """The first model to be loaded at start, where none of those to be loaded is here."""
-    from runtime.engine.models.catalogue import DEFAULT
     from runtime.engine.models.store import Store
 
-    names = project.settings.ai.preload
-    if names is None:
-        names = (project.environment.get("EMBEDDING_MODEL") or DEFAULT,)
+    names = project.preload
     store = Store(project.settings.ai.models_dir)
     here = any(os.path.isdir(name) if os.path.isabs(name) else store.find(name) for name in names)
     return None if here or not names else names[0]

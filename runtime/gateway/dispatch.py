@@ -7,7 +7,7 @@ from runtime.errors import (
     ChannelClosed,
     FunctionsError,
     IdleTimeout,
-    Reported,
+    Overloaded,
     ShuttingDown,
     WorkerError,
 )
@@ -15,6 +15,7 @@ from runtime.gateway.deadlines import Deadlines
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone, Feed
+from runtime.gateway.outgoing import failure
 from runtime.gateway.pool import Pool
 from runtime.gateway.worker import ResponseStream, Worker
 from runtime.project.settings import Function
@@ -25,7 +26,7 @@ class Broken(Exception):
 
 
 class NotAccepted(Exception):
-    """The worker went before it began with the request."""
+    """The worker went before it began with the request, or with one that may be repeated."""
 
 
 async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
@@ -43,17 +44,20 @@ async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
                 raise
 
 
-async def connection(pool: Pool, worker: Worker) -> ResponseStream:
-    """A connection to a leased worker: a kept one, or a new one."""
+async def connection(worker: Worker) -> ResponseStream:
+    """A connection to a leased worker: a kept one, or a new one.
+
+    Raises:
+        Overloaded: this process has no descriptor left for one; the worker is not to blame.
+    """
     while worker.idle:
         stream = worker.idle.pop()
         if not stream.closed:
             return stream
     try:
         return await worker.open()
-    except (OSError, ChannelClosed) as error:
-        pool.discard(worker)
-        raise NotAccepted from error
+    except OSError as error:
+        raise Overloaded from error
 
 
 async def dispatch(exchange: Exchange, function: Function, deployment: Deployment, head: frames.Head) -> None:
@@ -78,12 +82,13 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
                 pool, worker = await lease(deployment)
         relay = Relay(exchange, feed, pool.idle_limit, keeps_body=keeps)
         try:
-            stream = await connection(pool, worker)
+            stream = await connection(worker)
             head.generation = pool.generation.name
             await relay.run(stream, head)
             return
         except NotAccepted:
-            pool.discard(worker)
+            if not exchange.accepted or worker.has_hung_up():
+                pool.discard(worker)
             if last:
                 raise WorkerError from None
         finally:
@@ -110,8 +115,7 @@ class Relay:
         Raises:
             NotAccepted: the worker went before it began.
         """
-        stream.begin()
-        stream.on_accepted = self._on_accepted
+        stream.begin(self._on_accepted)
         stop_feeding = self._feed.begin(head, stream)
         try:
             await self._until_start(stream)
@@ -122,9 +126,9 @@ class Relay:
             raise self._reason(stream) from None
         finally:
             stop_feeding()
-            stream.on_accepted = None
             if self.reusable is None:
                 stream.abort()
+            stream.end()
 
     async def _until_start(self, stream: ResponseStream) -> None:
         def expire() -> None:
@@ -141,11 +145,11 @@ class Relay:
             case frames.Start(status, headers):
                 self._feed.accepted()
                 await self._exchange.start(status, headers)
-            case frames.Failure(code, message):
+            case frames.Failure():
                 self.reusable = None if self._feed.more else stream
-                raise Reported(code, message)
-            case _:
-                raise AssertionError(f"a {type(frame).__name__} before the response's start")
+                raise failure(frame)
+            case _:  # what has no place here
+                raise WorkerError
 
     async def _rest(self, stream: ResponseStream) -> None:
         while True:
@@ -162,13 +166,13 @@ class Relay:
 
     def _reason(self, stream: ResponseStream) -> Exception:
         """Why the connection to the worker closed."""
-        failure: FunctionsError | ClientGone | None = self._idle or self._feed.failure
-        if isinstance(failure, ClientGone):
-            return failure
+        reason: FunctionsError | ClientGone | None = self._idle or self._feed.failure
+        if isinstance(reason, ClientGone):
+            return reason
         if self._exchange.status:
             return Broken()
-        if failure is not None:
-            return failure
+        if reason is not None:
+            return reason
         self._exchange.accepted = stream.accepted
         if not stream.accepted or (self._keeps_body and self._feed.replayable):
             return NotAccepted()

@@ -8,10 +8,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from runtime.errors import FunctionsError, rule_of
 from runtime.gateway import requestid
+from runtime.gateway.outgoing import response_headers
 from runtime.gateway.refusal import refuse, refuse_socket
-
-# What a function may say about the connection is not for it to say: the connection is ours.
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 
 
 class Exchange:
@@ -44,9 +42,13 @@ class Exchange:
         return (time.perf_counter() - self.began) * 1000
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send status and headers, and the request id with them."""
+        """Send status and headers, and the request id with them.
+
+        Raises:
+            InvalidResponse: they cannot be sent.
+        """
+        kept = response_headers(status, headers)
         self.status = status
-        kept = [pair for pair in headers if pair[0] not in _HOP_BY_HOP]
         kept.append((requestid.HEADER, self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
 

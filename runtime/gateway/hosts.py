@@ -6,11 +6,11 @@ with the page's origin. Bound elsewhere, the server is public and any name is fi
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
 from runtime.errors import BadRequest
+from runtime.project.load import is_loopback
 from runtime.project.settings import Settings
 
 _ALWAYS = ("localhost", "127.0.0.1", "[::1]", "host.docker.internal")
@@ -33,7 +33,7 @@ class HostCheck:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.strict = _is_loopback(settings.host)
+        self.strict = is_loopback(settings.host)
         names = (*_ALWAYS, settings.host, *settings.hosts)
         self.names = {name.lower().rstrip(".").encode() for name in names}
         self._allowed: set[bytes] = set()  # spellings that passed; bounded, since clients choose them
@@ -60,10 +60,3 @@ class HostCheck:
             raise BadRequest(_REMEDY)
         if len(self._allowed) < _REMEMBERED:
             self._allowed.add(hosts[0])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"

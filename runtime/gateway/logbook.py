@@ -28,6 +28,7 @@ _LEVEL_COLOR = {"error": _RED, "critical": _RED, "warning": _YELLOW, "debug": _D
 _STEERING = (*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _HARMLESS = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _STEERING}
 _ESCAPED = {code: f"\\u{code:04x}" for code in _STEERING}  # what JSON leaves as it is
+_CONTINUED = "\n    "  # no line of ours begins so: a function cannot print one that seems to be ours
 _ONE_LINE = _HARMLESS | {9: "\\t", 10: "\\n"}
 
 
@@ -85,7 +86,7 @@ class Logbook:
             )
             self._write_json(record)
             return
-        message = message.rstrip("\n").translate(_HARMLESS)
+        message = message.rstrip("\n").translate(_HARMLESS).replace("\n", _CONTINUED)
         if self._look == "plain":
             where = f" {function}" if function else ""
             request = f" [{request_id.translate(_ONE_LINE)}]" if request_id else ""
@@ -102,6 +103,8 @@ class Logbook:
         """The access line of one request."""
         if not path.isprintable():
             path = path.translate(_ONE_LINE)
+        if not code.isprintable():
+            code = code.translate(_ONE_LINE)
         if self._look == "json":
             record = Access(
                 time=self._now(), method=method, path=path, function=function, status=status, code=code,

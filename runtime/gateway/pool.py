@@ -12,8 +12,7 @@ from typing import Literal
 from runtime.errors import BootError, Overloaded, ShuttingDown
 from runtime.gateway.deadlines import Deadlines
 from runtime.gateway.generation import Generation
-from runtime.gateway.worker import BootFailure, ResponseStream, Services, Worker
-from runtime.marks import shared_file
+from runtime.gateway.worker import BootFailure, ResponseStream, Services, Worker, file_for_workers
 
 State = Literal["booting", "ready", "failed", "draining"]
 
@@ -46,7 +45,7 @@ class Pool:
         self._slot, self._services = slot, services
         self._limits = generation.function.limits
         self.idle_limit = Deadlines(self._limits.idle_s)
-        self._archive = shared_file(generation.archive)
+        self._archive = -1
         self._queue: deque[asyncio.Future[Worker]] = deque()
         self._failures = 0
         self._retry_at = 0.0
@@ -170,6 +169,8 @@ class Pool:
 
     async def _booted(self) -> Worker:
         """A worker that came up. One that dies on the way, without saying why, is tried again."""
+        if self._archive < 0:
+            self._archive = file_for_workers(self.generation.archive, constant=True)
         for _ in range(_BOOT_ATTEMPTS - 1):
             worker = Worker(self.generation, self._slot, self._services)
             try:
@@ -259,7 +260,8 @@ class Pool:
         except TimeoutError:
             for worker in workers:
                 worker.kill()
-        os.close(self._archive)
+        if self._archive >= 0:
+            os.close(self._archive)
 
     def _refuse_queue(self, error: BootError | ShuttingDown) -> None:
         while self._queue:

@@ -8,16 +8,20 @@ import contextlib
 from starlette.types import Message
 
 from runtime import frames
-from runtime.errors import ChannelClosed, Reported, WorkerError
+from runtime.errors import ChannelClosed, HostError, WorkerError, rule_of
 from runtime.framing import MAX_FRAME
 from runtime.gateway import requestid
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import NotAccepted, connection, lease
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone
-from runtime.gateway.worker import ResponseStream
+from runtime.gateway.outgoing import closes, denial_headers, failure, handshake_headers, subprotocol
+from runtime.gateway.pool import Pool
+from runtime.gateway.worker import ResponseStream, Worker
 
-_SERVER_ERROR = 1011
+_VANISHED, _SERVER_ERROR = 1006, 1011
+_FAREWELL_S = 10.0  # how long a function may still work after its client has left
+_LONGEST_DENIAL = 1024 * 1024
 MAX_MESSAGE = MAX_FRAME - 1024
 """Longest message in bytes, either way."""
 
@@ -36,9 +40,9 @@ async def carry(
     """
     await exchange.receive()  # websocket.connect
     for last in (False, True):
-        pool, worker = await lease(deployment)
+        pool, worker = await _turn(exchange, deployment)
         try:
-            stream = await connection(pool, worker)
+            stream = await connection(worker)
             head.generation = pool.generation.name
             try:
                 await _Socket(exchange, stream, subprotocol).run(head)
@@ -53,62 +57,113 @@ async def carry(
             pool.release(worker, None)
 
 
+async def _turn(exchange: Exchange, deployment: Deployment) -> tuple[Pool, Worker]:
+    """A slot. A client that leaves while it waits for one gives its place up.
+
+    Raises:
+        HostError: as `lease`.
+        ClientGone: it left.
+    """
+    pool = deployment.pool
+    worker = pool.take() if pool is not None else None
+    if pool is not None and worker is not None:
+        return pool, worker
+    task, leaving = asyncio.current_task(), asyncio.create_task(_event(exchange))
+    assert task is not None
+    leaving.add_done_callback(lambda done: done.cancelled() or task.cancel())
+    try:
+        return await lease(deployment)
+    except asyncio.CancelledError:
+        if not leaving.done() or task.uncancel():
+            raise
+        raise ClientGone from None
+    finally:
+        leaving.cancel()
+
+
+async def _event(exchange: Exchange) -> Message:
+    return await exchange.receive()
+
+
 class _Socket:
     def __init__(self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None) -> None:
         self._exchange, self._stream, self._subprotocol = exchange, stream, subprotocol
-        self._open = self._left = False
+        self._open = self._denied = self._left = False
+        self._farewell: asyncio.TimerHandle | None = None
+        self._denied_with = 0  # bytes
 
     async def run(self, head: frames.Head) -> None:
-        self._stream.begin()
-        self._stream.on_accepted = self._on_accepted
+        self._stream.begin(self._on_accepted)
         self._stream.send(head)
         inbound = asyncio.get_running_loop().create_task(self._inbound())
         try:
-            while True:
-                frame = await self._stream.receive()
-                if isinstance(frame, frames.SocketAccept):
-                    await self._accept(frame)
-                elif await self._outbound(frame):
-                    return
+            await self._relay()
         except ChannelClosed:
             await self._lost()
-        except OSError:
-            self._gone()  # while something was sent to it
         finally:
             inbound.cancel()
+            if self._farewell is not None:
+                self._farewell.cancel()
+
+    async def _relay(self) -> None:
+        """Pass the function's frames on to the last; after the client's leaving they are for nobody."""
+        over = False
+        while not over:
+            frame = await self._stream.receive()
+            if self._left:
+                continue
+            try:
+                over = await self._outbound(frame)
+            except OSError:
+                self._leave(_VANISHED, "")
 
     def _on_accepted(self) -> None:
         self._exchange.accepted = True
 
-    async def _accept(self, frame: frames.SocketAccept) -> None:
-        self._open = True
-        self._exchange.status = 101
-        chosen = frame.subprotocol or self._subprotocol
-        headers = self._with_id(frame.headers)
-        await self._exchange.send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
-
     async def _outbound(self, frame: frames.ResponseFrame) -> bool:
         """Pass a frame on to the client; whether it was the last."""
+        waiting = not (self._open or self._denied)
         match frame:
-            case frames.SocketMessage(text, data):
+            case frames.SocketAccept() if waiting:
+                await self._accept(frame)
+            case frames.SocketMessage(text, data) if self._open and (text is None) is not (data is None):
                 await self._exchange.send({"type": "websocket.send", "text": text, "bytes": data})
-            case frames.SocketClose(code, reason):
+            case frames.SocketClose(code, reason) if not self._denied and closes(code, reason):
                 await self._close(code, reason)
                 return True
-            case frames.Start(status, headers):
-                await self._deny(status, headers)
-            case frames.Body(data, more):
+            case frames.Start(status, headers) if waiting:
+                await self._deny(status, denial_headers(status, headers))
+            case frames.Body(data, more) if self._denied and self._has_room(data):
                 await self._deny_body(data, more)
                 return not more
-            case frames.Failure(code, message):
-                if not self._open:
-                    raise Reported(code, message)
-                self._exchange.code = code
-                await self._close(_SERVER_ERROR, "the function failed")
-                return True
+            case frames.Failure():
+                return await self._fail(failure(frame))
+            case _:  # what has no place here
+                return await self._fail(WorkerError())
         return False
 
-    async def _deny(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def _accept(self, frame: frames.SocketAccept) -> None:
+        chosen = subprotocol(frame.subprotocol) or self._subprotocol
+        headers = self._with_id(handshake_headers(frame.headers))
+        await self._exchange.send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
+        self._open = True
+        self._exchange.status = 101
+
+    async def _fail(self, error: HostError) -> bool:
+        """End with an error, as far as the client can still be told."""
+        if not self._open:
+            raise error
+        self._exchange.code = rule_of(error).code
+        await self._close(_SERVER_ERROR, "the function failed")
+        return True
+
+    def _has_room(self, data: bytes) -> bool:
+        """The server keeps the whole body of a refusal in memory before it sends it."""
+        self._denied_with += len(data)
+        return self._denied_with <= _LONGEST_DENIAL
+
+    async def _deny(self, status: int, headers: frames.Headers) -> None:
+        self._denied = True
         self._exchange.status = status
         headers = self._with_id(headers)
         await self._exchange.send(
@@ -130,7 +185,8 @@ class _Socket:
     async def _lost(self) -> None:
         """The connection to the worker is gone: for the client's sake, or because the worker went."""
         if self._left:
-            self._gone()
+            if not self._open:
+                raise ClientGone
         elif self._open:
             self._exchange.code = "WORKER_ERROR"
             await self._close(_SERVER_ERROR, "the function ended")
@@ -139,10 +195,17 @@ class _Socket:
         else:
             raise NotAccepted
 
-    def _gone(self) -> None:
-        """The client left: the usual end of a WebSocket, if it was open."""
-        if not self._open:
-            raise ClientGone
+    def _leave(self, code: int, reason: str) -> None:
+        """The client left. The function is told, and may finish; one that has not accepted it stops."""
+        if self._left:
+            return
+        self._left = True
+        self._stream.send(frames.SocketClose(code, reason))
+        if self._open:
+            loop = asyncio.get_running_loop()
+            self._farewell = loop.call_later(_FAREWELL_S, self._stream.abort)
+        else:
+            self._stream.close()
 
     async def _inbound(self) -> None:
         """Pass the client's messages on, no faster than the worker takes them."""
@@ -150,9 +213,7 @@ class _Socket:
             while (message := await self._exchange.receive())["type"] != "websocket.disconnect":
                 self._stream.send(_frame(message))
                 await self._stream.drain()
-            self._left = True
-            self._stream.send(frames.SocketClose(message.get("code") or 1005, message.get("reason") or ""))
-            self._stream.close()
+            self._leave(message.get("code") or 1005, message.get("reason") or "")
 
 
 def _frame(message: Message) -> frames.SocketMessage:

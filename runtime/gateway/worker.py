@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from runtime import frames
-from runtime.channel import Stream, open_stream
+from runtime.channel import Stream, has_hung_up, open_stream
 from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed, FrameError
 from runtime.gateway.engine import Engine
@@ -33,31 +33,51 @@ _MARKS = 4096  # a page; connections never outnumber the requests in flight at o
 
 
 class ResponseStream(Stream[frames.ResponseFrame]):
-    """A connection to a worker.
+    """A connection to a worker, of whom nothing is believed.
 
     Attributes:
         on_accepted: called at once when the worker tells that it has accepted a request.
+        on_intrusion: called when the worker sends what no request is there for.
     """
 
     def __init__(self, marks: Marks, slot: int) -> None:
         super().__init__(_responses)
         self.on_accepted: Callable[[], None] | None = None
+        self.on_intrusion: Callable[[], None] = lambda: None
         self._marks, self._slot = marks, slot
+        self._busy = False
 
     @property
     def accepted(self) -> bool:
         """The worker has begun with the request last sent; still right after its death."""
         return self._marks.is_set(self._slot)
 
-    def begin(self) -> None:
+    def begin(self, on_accepted: Callable[[], None]) -> None:
         """A new request is about to be sent."""
+        self._busy, self.on_accepted = True, on_accepted
         self._marks.clear(self._slot)
 
+    def end(self) -> None:
+        """The request has its answer: the next one must not take anything of it for its own."""
+        self._busy, self.on_accepted = False, None
+        if self._frames:
+            self._intruded()
+
     def arrived(self, frame: frames.ResponseFrame, size: int) -> None:
+        if not self._busy:
+            self._intruded()
+            raise FrameError("a frame came without a request")
         if not isinstance(frame, frames.Accepted):
             super().arrived(frame, size)
-        elif self.on_accepted is not None:
-            self.on_accepted()
+        elif self.on_accepted is None:
+            raise FrameError("a request was accepted twice")
+        else:
+            accepted, self.on_accepted = self.on_accepted, None
+            accepted()
+
+    def _intruded(self) -> None:
+        if not self.lost:
+            self.on_intrusion()
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -88,6 +108,18 @@ class BootFailure(Exception):
         self.detail, self.crashed = detail, crashed
 
 
+def file_for_workers(data: bytes, *, constant: bool = False) -> int:
+    """As `shared_file`.
+
+    Raises:
+        BootFailure: there is no descriptor, or no memory, left.
+    """
+    try:
+        return shared_file(data, constant=constant)
+    except OSError as error:
+        raise BootFailure(f"it could not be started: {error}") from error
+
+
 class Worker:
     """One process of a generation.
 
@@ -104,9 +136,9 @@ class Worker:
         self.idle: list[ResponseStream] = []
         self.ready_at = 0.0
         self.boot_ms = 0.0
-        self.dead = False
+        self.dead = self._drained = False
         self._slot, self._services = slot, services
-        self._marks_file = shared_file(bytes(max(_MARKS, 2 * self.concurrency)))
+        self._marks_file = file_for_workers(bytes(max(_MARKS, 2 * self.concurrency)))
         self._marks = Marks(self._marks_file, os.fstat(self._marks_file).st_size)
         self._slots: list[int] = []
         self._new_slots = itertools.count()
@@ -157,7 +189,7 @@ class Worker:
     async def _start(self, archive: int) -> None:
         services, function = self._services, self.generation.function
         ours, theirs = socket_pair()
-        self._door = Door(ours, _from_worker)
+        self._door = Door(ours, _from_worker, takes_fds=False)
         engine = services.engine.connect()
         boot = frames.Boot(
             function=function.name,
@@ -187,6 +219,7 @@ class Worker:
         self._door.send(frames.Connect(slot=slot), [theirs.detach()])
         stream = await open_stream(ours, lambda: ResponseStream(self._marks, slot))
         stream.on_lost = lambda: self._slots.append(slot)
+        stream.on_intrusion = self.kill
         return stream
 
     def meet_engine(self) -> None:
@@ -199,6 +232,10 @@ class Worker:
         """Let it finish what is in flight, then end."""
         if self._door is not None:
             self._door.send(frames.Drain(seconds, reason))
+
+    def has_hung_up(self) -> bool:
+        """Its process has ended, also when that was not told yet: then its control socket is closed."""
+        return self._door is None or self._door.closed or has_hung_up(self._door.fileno())
 
     async def gone(self) -> None:
         """Wait for its end."""
@@ -225,6 +262,9 @@ class Worker:
 
     def _on_frame(self, frame: Any, fds: list[int]) -> None:
         if self._ready.done():
+            if (self._drained or not isinstance(frame, frames.Drained)) and not self.dead:
+                self.kill()  # it says again what can be said once
+            self._drained = True
             return
         match frame:
             case frames.Ready():

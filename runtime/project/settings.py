@@ -11,6 +11,9 @@ from typing import Literal
 
 import msgspec
 
+DEFAULT_MODEL = "gte-small"
+"""What `ai.Session` is named with in Supabase's guides."""
+
 LogFormat = Literal["auto", "plain", "json"]
 
 
@@ -188,6 +191,13 @@ class Project(Setting, frozen=True, kw_only=True):
     environment: dict[str, str]
     keys: Keys
     notes: tuple[str, ...] = ()
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """The models to load at the start."""
+        if self.settings.ai.preload is not None:
+            return self.settings.ai.preload
+        return (self.environment.get("EMBEDDING_MODEL") or DEFAULT_MODEL,)
 
     def __repr__(self) -> str:
         return f"Project({self.settings.root!r}, {sorted(self.functions)})"

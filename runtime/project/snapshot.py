@@ -54,7 +54,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def take(function: Function) -> Snapshot:
-    """Read a function's folder and the `_shared` folder beside it.
+    """Read a function's folder, and the `_shared` folder beside it if the function names it.
 
     Taken are regular files whose real place is inside these folders. Folders that are links
     are not entered. If anything changes meanwhile it starts again, so that no half-written
@@ -72,6 +72,7 @@ def take(function: Function) -> Snapshot:
         files = _read_all(parent, before)
         after = _marks(function)
         if files is not None and before == after:
+            files = _used(files)
             return Snapshot(digest_of(files, entrypoint), parent, entrypoint, files)
     restless = sorted(path for path, _ in before.items() ^ after.items())
     raise ConfigError(
@@ -79,6 +80,12 @@ def take(function: Function) -> Snapshot:
         where=os.path.join(parent, restless[0] if restless else function.name),
         remedy="write data outside the function's folder; its files are its code",
     )
+
+
+def _used(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Without `_shared`, if the function never names it: what it cannot use must not reload it."""
+    own = {path: data for path, data in files.items() if not path.startswith(f"{SHARED}/")}
+    return files if any(SHARED.encode() in data for data in own.values()) else own
 
 
 def digest_of(files: Mapping[str, bytes], entrypoint: str) -> str:

@@ -20,7 +20,6 @@ UID_BASE = 55_000
 """As root, workers run as users 55000 and up, one per function; no distribution uses these."""
 
 _BACKLOG = 2048
-_DEFAULT_MODEL = "gte-small"
 
 # What the processes of the host may see of the shell's environment. Functions see none of it.
 _KEPT = frozenset(
@@ -50,7 +49,7 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
         root=project.settings.root,
         shutdown_s=project.settings.shutdown_s,
         models_dir=project.settings.ai.models_dir,
-        preload=_preload(project),
+        preload=project.preload,
         engine_threads=project.settings.ai.threads,
         uid_base=UID_BASE if os.geteuid() == 0 else 0,
         color=_wants_color(environ),
@@ -111,13 +110,6 @@ def _readable(environ: Mapping[str, str]) -> dict[str, str]:
         return not any("\ud800" <= character <= "\udfff" for character in value)
 
     return {name: value for name, value in environ.items() if is_text(name) and is_text(value)}
-
-
-def _preload(project: Project) -> tuple[str, ...]:
-    configured = project.settings.ai.preload
-    if configured is not None:
-        return configured
-    return (project.environment.get("EMBEDDING_MODEL") or _DEFAULT_MODEL,)
 
 
 def _wants_color(environ: Mapping[str, str]) -> bool:

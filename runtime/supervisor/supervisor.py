@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from runtime import frames
-from runtime.door import Door, socket_pair
+from runtime.door import Door, close_all, socket_pair
 from runtime.errors import ChannelClosed, FrameError
 from runtime.marks import shared_file
 from runtime.process import adopt_orphans, hide_memory, name_process
@@ -229,6 +229,8 @@ class Supervisor:
             proctable.kill(pid)
 
     def _on_frame(self, frame: Any, fds: list[int]) -> None:
+        if not isinstance(frame, frames.Fork | frames.Keep | frames.Connect):
+            close_all(fds)
         match frame:
             case frames.Fork():
                 self._forks[frame.token] = (frame, fds)

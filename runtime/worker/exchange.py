@@ -36,7 +36,7 @@ def scope_of(head: frames.Head) -> Scope:
         "headers": head.headers,
         "client": head.client,
         "server": head.server,
-        "auth": head.claims or {},
+        "auth": head.claims,
         "state": {},
     }
     if head.kind == "websocket":
@@ -159,7 +159,7 @@ class SocketExchange:
 
     def __init__(self, stream: RequestStream) -> None:
         self._stream = stream
-        self._connected = False
+        self._connected = self._left = False
         self._denial: frames.Start | None = None
         self.started = False
         self.finished = False
@@ -176,12 +176,13 @@ class SocketExchange:
             case frames.SocketMessage(text, data):
                 return {"type": "websocket.receive", "text": text, "bytes": data}
             case frames.SocketClose(code, reason):
-                self.finished = True
+                self.finished = self._left = True
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
         raise AssertionError(f"a {type(frame).__name__} has no place in a WebSocket")
 
     async def send(self, message: Message) -> None:
-        if self._stream.closed:
+        # What the client said before it left may not have been read yet; an answer comes too late.
+        if self._stream.closed or self._left or isinstance(self._stream.newest, frames.SocketClose):
             raise OSError("the client is gone")
         match message["type"]:
             case "websocket.accept":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 
 from runtime import process
 
@@ -35,8 +34,7 @@ def assume(function: str, control: int, log: int, *, temp: str, user: int) -> st
     process.renounce_privileges()
     process.hide_memory()
     os.chdir(folder)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    process.let_children_be_stopped()
     return folder
 
 

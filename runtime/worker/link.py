@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Send
 from starlette.websockets import WebSocketDisconnect
 
 from runtime import frames
-from runtime.channel import Stream
+from runtime.channel import Stream, has_hung_up
 from runtime.context import Call, current
 from runtime.errors import ChannelClosed, FunctionsError, rule_of
 from runtime.marks import Marks
@@ -26,11 +25,9 @@ _LEFT = (ChannelClosed, ClientDisconnect, OSError)
 _LOOK_S = 0.2
 
 
-def _has_hung_up(fd: int) -> bool:
-    """Whether the other side has closed, also when what it sent before was not read yet."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return any(events & select.POLLHUP for _, events in poll.poll(0))
+def _is_cancelled(task: Any, error: BaseException) -> bool:
+    """Whether we cancelled the handler; it may also have waited for something that was cancelled."""
+    return isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
 
 
 class Host(Protocol):
@@ -79,7 +76,7 @@ class Link(Stream[frames.RequestFrame]):
         self._look = None
         if not self._paused or self.closed:
             return
-        if _has_hung_up(self._fd):
+        if has_hung_up(self._fd):
             self.abort()
         else:
             self._look = self._loop.call_later(_LOOK_S, self._look_for_the_end)
@@ -104,14 +101,16 @@ class Link(Stream[frames.RequestFrame]):
             await host.application(scope_of(head), exchange.receive, self._finishing(exchange, task))
             if not exchange.finished:
                 self._incomplete(exchange)
-        except asyncio.CancelledError:
-            if not exchange.finished:
-                self.abort()
         except BaseException as error:  # also sys.exit: it must hurt this request alone
-            self._failed(error, exchange)
+            if not _is_cancelled(task, error):
+                self._failed(error, exchange)
+            elif not exchange.finished:
+                self.abort()
         finally:
             self._let_go(task)
             host.ended()
+            if isinstance(exchange, SocketExchange):
+                self.close()  # it has carried its one WebSocket
 
     def _finishing(self, exchange: HttpExchange | SocketExchange, task: Any) -> Send:
         """`send`, which lets go of the connection once the response is complete."""

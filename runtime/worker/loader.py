@@ -77,10 +77,10 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def _locate(self, fullname: str) -> tuple[str | None, bool]:
         """The path inside the snapshot, and whether it is a package; (None, …): there is none."""
         stem = "/".join(fullname.split(".")[1:])
-        if f"{stem}.py" in self._files:
-            return f"{stem}.py", False
         if f"{stem}/__init__.py" in self._files:
             return f"{stem}/__init__.py", True
+        if f"{stem}.py" in self._files:
+            return f"{stem}.py", False
         return (stem, True) if stem in self._folders else (None, False)
 
     def _origin(self, path: str) -> str:

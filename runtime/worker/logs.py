@@ -44,7 +44,7 @@ def emit(level: str, text: str, request_id: str = "") -> None:
     if not request_id:
         call = current.get()
         request_id = call.id if call is not None else ""
-    line = MARK + _encoder.encode(Record(level, text, request_id)) + b"\n"
+    line = MARK + _encoded(Record(level, text, request_id)) + b"\n"
     with _lock:
         view = memoryview(line)
         while view:
@@ -54,8 +54,16 @@ def emit(level: str, text: str, request_id: str = "") -> None:
                 return  # the gateway is gone, and so are we in a moment
 
 
+def _encoded(record: Record) -> bytes:
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:  # half of a character: told as Python's own stderr does
+        text = record.text.encode("utf-8", "backslashreplace").decode()
+        return _encoder.encode(Record(record.level, text, record.request_id))
+
+
 class PrintStream(io.TextIOBase):
-    """`sys.stdout` and `sys.stderr` of a function: each line becomes a record."""
+    """`sys.stdout` and `sys.stderr` of a function: each line becomes a record, a very long one several."""
 
     def __init__(self, level: str, descriptor: int) -> None:
         self._level = level
@@ -73,13 +81,18 @@ class PrintStream(io.TextIOBase):
         return self.buffer.fileno()
 
     def write(self, text: str) -> int:
-        lines = (getattr(self._partial, "text", "") + text).split("\n")
-        self._partial.text = lines.pop()
+        *lines, rest = (getattr(self._partial, "text", "") + text).split("\n")
         for line in lines:
-            emit(self._level, line)
-        if len(self._partial.text) > MAX_LINE:
-            self.flush()
+            self._emit(line)
+        whole = len(rest) // MAX_LINE * MAX_LINE
+        if whole:
+            self._emit(rest[:whole])
+        self._partial.text = rest[whole:]
         return len(text)
+
+    def _emit(self, line: str) -> None:
+        for start in range(0, len(line) or 1, MAX_LINE):
+            emit(self._level, line[start : start + MAX_LINE])
 
     def flush(self) -> None:
         rest = getattr(self._partial, "text", "")

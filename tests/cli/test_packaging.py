@@ -78,7 +78,9 @@ def test_make_knows_what_each_target_would_do(target: str) -> None:
 
 
 def test_make_alone_lists_the_targets() -> None:
-    make = subprocess.run(["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    make = subprocess.run(
+        ["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert [line.split()[0] for line in make.stdout.splitlines()[1:]] == [
         "help",
         "install",

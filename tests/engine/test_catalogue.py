@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 from runtime.engine.models import catalogue
-from runtime.engine.models.catalogue import DEFAULT, EMBEDDED, PackageSource
+from runtime.engine.models.catalogue import EMBEDDED, PackageSource
+from runtime.project.settings import DEFAULT_MODEL
 
 
 def test_the_names_that_the_program_relies_on_are_in_it() -> None:
     entries = catalogue.load()
-    assert {DEFAULT, EMBEDDED} <= set(entries)
+    assert {DEFAULT_MODEL, EMBEDDED} <= set(entries)
     assert isinstance(entries[EMBEDDED].source, PackageSource)
 
 

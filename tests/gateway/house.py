@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ import msgspec
 from runtime import frames
 from runtime.channel import Stream, open_stream
 from runtime.door import Door, socket_pair
+from runtime.errors import ChannelClosed
 from runtime.gateway.engine import Engine
 from runtime.gateway.forker import Forker
 from runtime.gateway.generation import Generation
@@ -70,7 +72,10 @@ class Link(Stream[frames.RequestFrame]):
             super().arrived(frame, size)
 
     async def _serve(self, head: frames.Head) -> None:
-        await self.worker.house.serve(self, head)
+        with contextlib.suppress(ChannelClosed):
+            await self.worker.house.serve(self, head)
+        if head.kind == "websocket":
+            self.close()
 
     def accept(self) -> None:
         """Begin with the request."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.gateway.functionlog import FunctionLog, read_pipe
+from runtime.gateway.functionlog import Lines, read_pipe, told
 from tests.gateway.house import until
 
 pytestmark = pytest.mark.anyio
@@ -22,12 +22,19 @@ def mark(level: str, text: str, request_id: str = "") -> bytes:
 
 
 def heard(*pieces: bytes) -> Said:
-    said: Said = []
-    log = FunctionLog(lambda *line: said.append(line))
+    lines, cut = Lines(), []
     for piece in pieces:
-        log.data_received(piece)
-    log.connection_lost(None)
-    return said
+        lines.feed(piece)
+        cut += taken(lines)
+    return [record for line in [*cut, *lines.rest()] if (record := told(line))]
+
+
+def taken(lines: Lines) -> list[bytes]:
+    """Every whole line."""
+    cut = lines.take()
+    while lines.more:
+        cut += lines.take()
+    return cut
 
 
 raw_line = st.text(st.characters(exclude_characters="\n\r\x1e", exclude_categories=["Cs"]), min_size=1)
@@ -75,14 +82,25 @@ def test_the_last_line_needs_no_end() -> None:
 
 
 def test_a_line_without_end_is_cut_and_takes_no_more_memory() -> None:
-    said: Said = []
-    log = FunctionLog(lambda *line: said.append(line))
+    lines, cut = Lines(), []
     for _ in range(40):
-        log.data_received(b"x" * 64 * 1024)
-        assert len(log._partial) <= 512 * 1024
-    log.connection_lost(None)
-    assert "".join(text for _, text, _ in said) == "x" * 40 * 64 * 1024
-    assert 2 <= len(said) <= 6
+        lines.feed(b"x" * 64 * 1024)
+        cut += taken(lines)
+        assert len(lines._data) <= 512 * 1024
+    cut += lines.rest()
+    assert b"".join(cut) == b"x" * 40 * 64 * 1024
+    assert 2 <= len(cut) <= 6
+
+
+def test_lines_are_taken_a_few_at_a_time() -> None:
+    lines = Lines()
+    lines.feed(b"x\n" * 1000 + b"y" * 100_000 + b"\n" + b"z\n" * 10)
+    pieces = [lines.take()]
+    while lines.more:
+        pieces.append(lines.take())
+    assert max(map(len, pieces)) <= 100
+    assert [line[:1] for piece in pieces for line in piece] == [b"x"] * 1000 + [b"y"] + [b"z"] * 10
+    assert all(sum(map(len, piece[:-1])) < 64 * 1024 for piece in pieces)
 
 
 def test_the_longest_record_of_a_worker_stays_one() -> None:
@@ -105,3 +123,34 @@ async def test_a_pipe_is_followed_to_its_end() -> None:
     await until(lambda: len(said) == 3)
     assert said == [("info", "one", ""), ("error", "two", "r"), ("info", "three", "")]
     await until(transport.is_closing)
+
+
+async def test_a_log_without_end_gets_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read more slowly than it is written, so that the writer waits; nothing is lost."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    said, clock, rests = 0, 0.0, []
+
+    def on_line(level: str, text: str, request_id: str) -> None:
+        nonlocal said, clock
+        said += 1
+        clock += 0.001  # what telling it takes
+
+    loop = asyncio.get_running_loop()
+
+    def later(delay: float, callback: Any) -> Any:
+        nonlocal clock
+        rests.append(delay)
+        clock += delay
+        return loop.call_soon(callback)
+
+    monkeypatch.setattr(functionlog.time, "perf_counter", lambda: clock)
+    await read_pipe(reader, on_line)
+    monkeypatch.setattr(loop, "call_later", later)
+    data = b"x\n" * 2000
+    assert os.write(writer, data) == len(data)
+    os.close(writer)
+    while said < 2000:
+        await asyncio.sleep(0)
+    assert len(rests) >= 20
+    assert 15 < sum(rests) < 20  # nine tenths of the time, but for the burst at the beginning

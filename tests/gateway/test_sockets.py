@@ -223,9 +223,11 @@ async def test_a_worker_that_dies_before_accepting_costs_nothing(house: House) -
             await echo(link, head)
 
     client = Client()
+    running = asyncio.create_task(client.carried(await deploy(house, serve)))
+    await until(lambda: client.sent)
     client.says("hi")
     client.says("stop")
-    await client.carried(await deploy(house, serve))
+    await running
     assert client.kinds == ["accept", "send", "close"]
 
 

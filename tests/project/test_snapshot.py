@@ -65,7 +65,7 @@ def test_the_digest_is_sixteen_hexadecimal_digits_that_never_change() -> None:
 def test_a_snapshot_holds_the_folder_and_shared(write: Write) -> None:
     root = write(
         {
-            "functions/hello/index.py": "a",
+            "functions/hello/index.py": "import _shared.db",
             "functions/hello/lib/deep/x.py": "b",
             "functions/hello/page.html": "c",
             "functions/_shared/db.py": "d",
@@ -75,7 +75,7 @@ def test_a_snapshot_holds_the_folder_and_shared(write: Write) -> None:
     )
     taken = take(function_at(root))
     assert taken.files == {
-        "hello/index.py": b"a",
+        "hello/index.py": b"import _shared.db",
         "hello/lib/deep/x.py": b"b",
         "hello/page.html": b"c",
         "_shared/db.py": b"d",
@@ -85,6 +85,14 @@ def test_a_snapshot_holds_the_folder_and_shared(write: Write) -> None:
     assert taken.digest == digest_of(taken.files, "hello/index.py")
     for path in taken.files:
         assert Path(taken.directory, path).is_file()
+
+
+def test_shared_code_is_left_out_where_no_file_names_it(write: Write) -> None:
+    root = write({"functions/hello/index.py": "shared = 1", "functions/_shared/db.py": "d"})
+    before = take(function_at(root))
+    assert set(before.files) == {"hello/index.py"}
+    (root / "functions/_shared/db.py").write_text("changed")
+    assert take(function_at(root)).digest == before.digest
 
 
 def test_an_entry_point_in_a_subfolder_keeps_its_path(write: Write) -> None:
@@ -142,7 +150,9 @@ def test_links_are_read_inside_the_folder_and_never_outside(write: Write) -> Non
 
 
 def test_a_linked_folder_is_the_function_itself(write: Write) -> None:
-    root = write({"elsewhere/index.py": "a", "elsewhere/b.py": "b", "functions/_shared/c.py": "c"})
+    root = write(
+        {"elsewhere/index.py": "a", "elsewhere/b.py": "import _shared.c", "functions/_shared/c.py": "c"}
+    )
     (root / "functions/hello").symlink_to(root / "elsewhere")
     taken = take(function_at(root))
     assert set(taken.files) == {"hello/index.py", "hello/b.py", "_shared/c.py"}
@@ -196,21 +206,21 @@ def test_a_folder_that_cannot_be_read_is_named(write: Write, monkeypatch: pytest
 
 
 def test_a_file_that_is_saved_meanwhile_is_read_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write({"functions/hello/index.py": "old", "functions/_shared/x.py": "old"})
+    root = write({"functions/hello/index.py": "old _shared", "functions/_shared/x.py": "old"})
     read_all = snapshot._read_all
     reads: list[object] = []
 
     def save_after_the_first_read(parent: str, marks: dict[str, snapshot.Mark]) -> dict[str, bytes] | None:
         files = read_all(parent, marks)
         if not reads:
-            (root / "functions/hello/index.py").write_text("new")
+            (root / "functions/hello/index.py").write_text("new _shared")
             (root / "functions/_shared/y.py").write_text("new")
         reads.append(files)
         return files
 
     monkeypatch.setattr(snapshot, "_read_all", save_after_the_first_read)
     assert take(function_at(root)).files == {
-        "hello/index.py": b"new",
+        "hello/index.py": b"new _shared",
         "_shared/x.py": b"old",
         "_shared/y.py": b"new",
     }

@@ -18,15 +18,29 @@ from runtime.supervisor.launch import bind, launch
 from runtime.supervisor.plan import Plan
 
 
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+
+
 def settings(**given: Any) -> Settings:
     return Settings(root="/project", **{"port": 0} | given)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
 def test_the_socket_accepts_before_anybody_serves(host: str) -> None:
-    with closing(bind(settings(host=host))) as listener:
-        with socket.create_connection(listener.getsockname()[:2], timeout=5) as client:
-            assert client.getpeername()[1] == listener.getsockname()[1]
+    with (
+        closing(bind(settings(host=host))) as listener,
+        socket.create_connection(listener.getsockname()[:2], timeout=5) as client,
+    ):
+        assert client.getpeername() == listener.getsockname()
 
 
 def test_a_taken_port_is_an_error_that_names_port_and_supabase() -> None:
@@ -39,6 +53,7 @@ def test_a_taken_port_is_an_error_that_names_port_and_supabase() -> None:
     assert caught.value.exit_code == 3
 
 
+@needs_ipv6
 def test_a_taken_ipv6_address_is_written_as_people_write_it() -> None:
     with (
         closing(bind(settings(host="::1"))) as listener,
@@ -47,7 +62,7 @@ def test_a_taken_ipv6_address_is_written_as_people_write_it() -> None:
         bind(settings(host="::1", port=listener.getsockname()[1]))
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "2001:db8::1"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
 def test_an_address_of_no_interface_names_the_flag(host: str) -> None:
     with pytest.raises(StartError, match="cannot listen here") as caught:
         bind(settings(host=host))
@@ -97,9 +112,7 @@ def launched(environ: dict[str, str], environment: dict[str, str] | None = None,
     return caught.value
 
 
-def test_the_plan_and_the_socket_are_inherited_and_the_interpreter_is_isolated(
-    listener: socket.socket,
-) -> None:
+def test_plan_and_socket_are_inherited_by_an_isolated_interpreter(listener: socket.socket) -> None:
     told = launched({"PATH": "/bin"}, shutdown_s=3)
     assert told.arguments[1:4] == ["-I", "-m", "runtime.supervisor"]
     assert told.inherits_plan
@@ -112,15 +125,10 @@ def test_the_plan_and_the_socket_are_inherited_and_the_interpreter_is_isolated(
 def test_the_shell_s_environment_is_handed_to_the_gateway_but_hardly_any_to_the_processes(
     listener: socket.socket,
 ) -> None:
-    environ = {
-        "PATH": "/bin",
-        "TMPDIR": "/t",
-        "JWT_SECRET": "secret",
-        "SUPABASE_DB_URL": "secret",
-        "PYTHONPATH": "/x",
-    }
+    kept = {"PATH": "/bin", "TMPDIR": "/t"}
+    environ = kept | {"JWT_SECRET": "secret", "SUPABASE_DB_URL": "secret", "PYTHONPATH": "/x"}
     told = launched(environ)
-    assert told.environ == {"PATH": "/bin", "TMPDIR": "/t"}
+    assert told.environ == kept
     assert told.plan.environ == environ
     assert "secret" not in " ".join(told.arguments)
 

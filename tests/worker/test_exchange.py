@@ -89,7 +89,7 @@ def test_a_scope_is_what_the_head_says() -> None:
 
 
 def test_no_claims_are_empty_claims() -> None:
-    assert scope_of(head(claims=None))["auth"] == {}
+    assert scope_of(head())["auth"] == {}
 
 
 def test_a_websockets_scope_has_subprotocols_and_no_method() -> None:

@@ -555,14 +555,22 @@ async def test_a_response_that_is_too_large_for_a_frame_is_an_error_not_a_hang(
     assert await line.text() == "fine"
 
 
-async def test_a_handler_that_cancels_itself_breaks_its_connection_alone(line: Line) -> None:
-    async def handler(request: Request) -> None:
-        raise asyncio.CancelledError
+async def test_a_handler_that_waited_for_what_was_cancelled_fails_like_any_other(
+    line: Line, told: Told
+) -> None:
+    async def handler(request: Request) -> str:
+        if request.headers.get("x"):
+            raise asyncio.CancelledError
+        return "fine"
 
     line.serve(handler=handler)
+    line.ask(headers=[(b"x", b"1")])
+    (failure,) = await line.answer()
+    assert isinstance(failure, frames.Failure)
+    assert failure.code == "WORKER_ERROR"
+    assert told == [("error", "explained: CancelledError()")]
     line.ask()
-    with pytest.raises(ChannelClosed):
-        await line.answer()
+    assert await line.text() == "fine"
     await line.idle()
 
 

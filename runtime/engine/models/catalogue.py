@@ -9,9 +9,6 @@ from typing import Literal
 
 import msgspec
 
-DEFAULT = "gte-small"
-"""What an embedding session uses when nobody says otherwise."""
-
 EMBEDDED = "all-minilm-l6-v2"
 """The model that comes from the package index, for machines that reach no model hub."""
 

@@ -1,0 +1,105 @@
+"""What a worker wants to have sent to a client, checked: a function controls its own worker.
+
+Whatever it writes on its connections, the client gets well-formed HTTP or an error of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from runtime import frames
+from runtime.errors import STATUS, HostError, InvalidResponse, Reported, WorkerError
+
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What a function may say about the connection is not for it to say: the connection is ours.
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_HANDSHAKE = frozenset(
+    (b"content-length", *(b"sec-websocket-" + of for of in (b"accept", b"extensions", b"protocol")))
+)
+_SPECIAL = _HOP_BY_HOP | {b"content-length"}
+_NO_BODY = (204, 304)  # a length would make the client wait, or take the next response for this one's
+_PHRASED = frozenset(HTTPStatus)
+_LONGEST_REASON = 123
+
+
+def response_headers(status: int, headers: frames.Headers) -> frames.Headers:
+    """The headers that are sent with a response.
+
+    Raises:
+        InvalidResponse: status or headers cannot stand in an HTTP message (RFC 9110, 5 and 15).
+    """
+    if not 200 <= status <= 599:
+        raise InvalidResponse(f"the function's response has status {status}: use one from 200 to 599")
+    kept: frames.Headers = []
+    sized = status in _NO_BODY
+    for pair in headers:
+        name, value = pair
+        if name in _SPECIAL or _FIELD.fullmatch(name + b":" + value) is None:
+            name = name.lower()
+            if name in _HOP_BY_HOP:
+                continue
+            _check(name, value)
+            if name == b"content-length":
+                if sized and status not in _NO_BODY:
+                    raise InvalidResponse("the function's response has two lengths")
+                if sized:
+                    continue
+                sized = True
+            pair = name, value
+        kept.append(pair)
+    return kept
+
+
+def handshake_headers(headers: frames.Headers) -> frames.Headers:
+    """The headers that a function adds to the answer to a WebSocket's handshake.
+
+    Raises:
+        InvalidResponse: one cannot stand in an HTTP message.
+    """
+    kept = [(name.lower(), value) for name, value in headers]
+    for name, value in kept:
+        _check(name, value)
+    return [pair for pair in kept if pair[0] not in _HOP_BY_HOP | _HANDSHAKE]
+
+
+def denial_headers(status: int, headers: frames.Headers) -> frames.Headers:
+    """The headers of a response instead of a WebSocket.
+
+    Raises:
+        InvalidResponse: as for `response_headers`, or the status has no name.
+    """
+    if status not in _PHRASED:
+        raise InvalidResponse(f"a WebSocket cannot be refused with status {status}: use a registered one")
+    response_headers(status, headers)
+    return handshake_headers(headers)  # the server counts the body itself
+
+
+def subprotocol(name: str | None) -> str | None:
+    """The subprotocol that a function chooses.
+
+    Raises:
+        InvalidResponse: it is no token.
+    """
+    if name is not None and _TOKEN.fullmatch(name) is None:
+        raise InvalidResponse("the function chose a WebSocket subprotocol that cannot be sent")
+    return name
+
+
+def closes(code: int, reason: str) -> bool:
+    """Whether a WebSocket can be closed so (RFC 6455, 5.5 and 7.4)."""
+    known = 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+    return known and len(reason.encode()) <= _LONGEST_REASON
+
+
+def failure(frame: frames.Failure) -> HostError:
+    """The error that a worker reports; one that we do not know is just its failure."""
+    return Reported(frame.code, frame.message) if frame.code in STATUS else WorkerError()
+
+
+def _check(name: bytes, value: bytes) -> None:
+    malformed = _FIELD.fullmatch(name + b":" + value) is None
+    if malformed or (name == b"content-length" and _LENGTH.fullmatch(value) is None):
+        raise InvalidResponse(f"the function's response has a header that cannot be sent: {name[:64]!r}")
