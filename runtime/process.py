@@ -81,13 +81,20 @@ def _pass_over(number: int, frame: Any) -> None:
 
 
 def let_children_be_stopped() -> None:
-    """What this process forks (without exec, as multiprocessing does) heeds the usual signals."""
+    """What this process forks (without exec, as multiprocessing does) heeds the signals that we do not."""
+
+    def hold_back() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING_TO_STOP)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING_TO_STOP)
 
     def heed() -> None:
         for number in _ASKING_TO_STOP:
             signal.signal(number, signal.SIG_DFL)
+        release()
 
-    os.register_at_fork(after_in_child=heed)
+    os.register_at_fork(before=hold_back, after_in_parent=release, after_in_child=heed)
 
 
 def raise_file_limit() -> int:

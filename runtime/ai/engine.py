@@ -126,7 +126,7 @@ class EngineClient:
     async def _connected(self) -> _Line:
         try:
             async with asyncio.timeout(self._patience):
-                while self._line is None or self._line.closed:
+                while self._line is None or self._line.lost:
                     self._attached.clear()
                     await self._attached.wait()
                 return self._line

@@ -14,6 +14,9 @@ from runtime.frames import Cancel, Embed, Embedded, EngineCall, Refused, Vectors
 
 log = logging.getLogger("runtime.engine")
 
+_AT_ONCE = 64
+"""Calls of one connection that are in flight; more are not read."""
+
 
 class Calls:
     """Answers one connection until it closes, which cancels whatever it still waits for."""
@@ -22,6 +25,7 @@ class Calls:
         self.stream = stream
         self._embedder = embedder
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # also of calls that nobody waits for any more
 
     @property
     def running(self) -> list[asyncio.Task[None]]:
@@ -30,15 +34,27 @@ class Calls:
 
     async def serve(self) -> None:
         """Take calls until the connection is gone."""
+        self.stream.on_lost = self._cancel
         try:
             while True:
                 self._take(await self.stream.receive())
+                await self._room()
         except ChannelClosed:
             pass
         finally:
-            for task in self.running:
-                task.cancel()
-            await asyncio.gather(*self.running, return_exceptions=True)
+            self._cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _room(self) -> None:
+        """Leave further calls in the socket while there are many: it slows their sender alone."""
+        while len(self._tasks) >= _AT_ONCE:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        if self.stream.closed:
+            raise ChannelClosed
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def _take(self, frame: EngineCall) -> None:
         # An id in use again means that the former call is of no interest any more.
@@ -49,9 +65,11 @@ class Calls:
             return
         task = asyncio.create_task(self._answer(frame))
         self._running[frame.id] = task
+        self._tasks.add(task)
         task.add_done_callback(lambda _: self._forget(frame.id, task))
 
     def _forget(self, id: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if self._running.get(id) is task:
             del self._running[id]
 

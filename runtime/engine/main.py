@@ -16,7 +16,7 @@ from runtime.engine.memory import return_large_blocks
 from runtime.engine.service import Service
 from runtime.errors import ChannelError
 from runtime.frames import Connect, Drain, EngineBoot, EngineControl
-from runtime.process import be_nice, become
+from runtime.process import be_nice, become, raise_file_limit
 
 _NICE = 2  # below gateway and supervisor, above functions
 _ORPHANED_S = 2.0  # nobody waits for long once the door is closed
@@ -31,6 +31,7 @@ def main() -> None:
     fd = parser.parse_args().fd
     become("engine")
     be_nice(_NICE)
+    raise_file_limit()
     return_large_blocks()
     logging.basicConfig(format="engine: %(levelname)s: %(message)s", level=logging.WARNING)
     door: Door[EngineControl] = Door(socket.socket(fileno=fd), msgspec.msgpack.Decoder(EngineControl))

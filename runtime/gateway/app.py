@@ -13,7 +13,7 @@ from runtime import frames
 from runtime.errors import FunctionsError, NotFound, ShuttingDown
 from runtime.gateway import requestid
 from runtime.gateway.auth import Authenticator, Identity
-from runtime.gateway.cors import PREFLIGHT
+from runtime.gateway.cors import PERMISSION, PREFLIGHT
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import Broken, dispatch
 from runtime.gateway.exchange import Exchange
@@ -85,6 +85,10 @@ class Gateway:
     async def _answer(self, exchange: Exchange) -> None:
         scope = exchange.scope
         self._hosts.check(scope["headers"])
+        if PERMISSION in scope:
+            await exchange.start(204, scope[PERMISSION])
+            await exchange.body(b"", False)
+            return
         inner = self._inner_path(scope)
         if inner is None:
             raise NotFound

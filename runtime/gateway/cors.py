@@ -17,6 +17,9 @@ Header = tuple[bytes, bytes]
 PREFLIGHT = "runtime.preflight"
 """Key of the scope, true: a preflight on its way to the function, to be let in without a token."""
 
+PERMISSION = "runtime.permission"
+"""Key of the scope: the headers with which a preflight is to be answered, if its host is served at all."""
+
 EXPOSED = (b"sb-error-code", requestid.HEADER)
 """Response headers of ours that a browser's script may read."""
 
@@ -73,16 +76,8 @@ class CorsMiddleware:
             return await self.app(scope, receive, self._sender(scope, send, origin))
         if self.forwards_preflight(scope["path"]):
             return await self._forward(scope, receive, self._sender(scope, send, origin))
-        return await self._answer(send, headers, origin)
-
-    async def _answer(self, send: Send, headers: list[Header], origin: bytes) -> None:
-        answer = [
-            *grant(self.origins, origin),
-            *self.preflight,
-            (requestid.HEADER, requestid.request_id(headers).encode()),
-        ]
-        await send({"type": "http.response.start", "status": 204, "headers": answer})
-        await send({"type": "http.response.body"})
+        permission = [*grant(self.origins, origin), *self.preflight]
+        return await self.app({**scope, PERMISSION: permission}, receive, send)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name not in _OF_A_BODY]

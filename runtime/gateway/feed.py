@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from starlette.types import Receive, Scope
 
@@ -126,8 +127,7 @@ class Feed:
         try:
             while self.more:
                 if self._size >= KEPT and not self._is_accepted:
-                    self._waiting = asyncio.get_running_loop().create_future()
-                    await self._waiting
+                    await self._acceptance(stream)
                 await self._pass_on(stream)
             while True:
                 await self._next()  # a request without a body has one event that says so
@@ -135,6 +135,21 @@ class Feed:
             return
         except (FunctionsError, ClientGone) as failure:
             self._fail(failure, stream)
+
+    async def _acceptance(self, stream: ResponseStream) -> None:
+        """Wait for a worker to begin; nothing is read meanwhile that would tell of the client's leaving."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        if self._client is None:
+            return await self._waiting
+        client, leave = self._client, partial(self._fail, ClientGone(), stream)
+        client.on_leave = leave
+        if client.has_left():
+            leave()
+        try:
+            await self._waiting
+        finally:
+            if client.on_leave is leave:  # else it is another's by now
+                client.on_leave = None
 
     async def _pass_on(self, stream: ResponseStream) -> None:
         data = await self._next()

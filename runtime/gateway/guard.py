@@ -16,7 +16,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
-from runtime.errors import BadRequest, HeadersTooLarge, HeadTimeout, HostError, rule_of
+from runtime.errors import BadRequest, HeadersTooLarge, HeadTimeout, HostError, Overloaded, rule_of
 from runtime.gateway import requestid
 from runtime.gateway.client import CLIENT
 from runtime.gateway.cork import Corked
@@ -27,6 +27,8 @@ from runtime.project.settings import Cors
 LINGER_S = 2.0
 """How long a refused client may take to read the answer before its connection is closed."""
 
+_REFUSED_AT_A_TIME = 32
+_NO_ROOM = "Too many clients are connected; try again shortly"
 _NEVER_S = 1e8
 _ENDLESS = 2**62
 
@@ -39,12 +41,14 @@ class HeadLimits(NamedTuple):
         seconds: from the connection, or from the first byte of a later request, to the head's end.
         on_refused: told the status of every refusal.
         cors: whose headers a refusal carries.
+        connections: how many may be open at a time.
     """
 
     bytes: int
     seconds: float
     on_refused: Callable[[int], None]
     cors: Cors
+    connections: int
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -56,7 +60,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.loose = 0  # bytes since the last part of a message that had an end
         self.in_body = False
-        self.refused = False
+        self.refused = self.surplus = False
         self.head_since = 0.0  # when the open head began; 0: none is open
         self.head_timer: asyncio.TimerHandle | None = None
         self.on_leave: Callable[[], object] | None = None
@@ -76,7 +80,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.surplus = len(self.connections) > self.limits.connections  # it is told when it has asked
         self._open_head()
+        if self._is_crowded():
+            self._refuse(Overloaded(_NO_ROOM))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -136,6 +143,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._refuse(ours if isinstance(ours, HostError) else BadRequest("This is not valid HTTP/1.1"))
 
     def on_headers_complete(self) -> None:
+        if self.surplus:
+            raise Overloaded(_NO_ROOM)
         self._check_head()
         self.loose, self.head_since, self.in_body = 0, 0.0, True
         if self.parser.should_upgrade():
@@ -208,6 +217,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _too_large(self) -> HeadersTooLarge:
         return HeadersTooLarge(f"The request's headers are over the limit of {self.limits.bytes // 1024} KB")
 
+    def _is_crowded(self) -> bool:
+        """There is not even room for those who are to be refused politely."""
+        return len(self.connections) > self.limits.connections + _REFUSED_AT_A_TIME
+
     def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -238,7 +251,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         origin = grant(self.limits.cors.allow_origins, header(headers, b"origin"))
         extra = [*self.server_state.default_headers, *origin]
         self.transport.write(wire(error, requestid.request_id(headers), extra))
-        if not self.transport.can_write_eof():
+        if self._is_crowded() or not self.transport.can_write_eof():
             self.transport.close()
             return
         # Closing with bytes unread would reset the connection and the client might lose the answer.
@@ -248,10 +261,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
 
 def guarded(
-    max_head_bytes: int, head_s: float, on_refused: Callable[[int], None], cors: Cors | None = None
+    max_head_bytes: int,
+    head_s: float,
+    on_refused: Callable[[int], None],
+    cors: Cors | None = None,
+    connections: int = 0,
 ) -> type[GuardedHttpProtocol]:
     """A protocol class for `uvicorn.Config(http=…)` with these limits; 0 switches one off."""
-    chosen = HeadLimits(max_head_bytes or _ENDLESS, head_s or _NEVER_S, on_refused, cors or Cors())
+    chosen = HeadLimits(
+        max_head_bytes or _ENDLESS, head_s or _NEVER_S, on_refused, cors or Cors(), connections or _ENDLESS
+    )
 
     class Guarded(GuardedHttpProtocol):
         limits = chosen

@@ -137,7 +137,8 @@ class Main:
         gc.freeze()  # what exists now lives as long as the process
         gc.set_threshold(*_GC_THRESHOLDS)
         app = CorsMiddleware(self._gateway, settings.cors, self._gateway.forwards_preflight)
-        protocol = guarded(settings.max_head_kb * 1024, settings.head_s, self._refused, settings.cors)
+        room = server.room_for_clients(process.raise_file_limit())
+        protocol = guarded(settings.max_head_kb * 1024, settings.head_s, self._refused, settings.cors, room)
         self._server = server.make(app, settings, protocol)
         self._server.should_exit = self._gateway.draining  # told to stop before it began
         self._door.send(frames.Up(self._port))

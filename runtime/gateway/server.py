@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Generator
 
@@ -15,6 +16,7 @@ from runtime.gateway.sockets import MAX_MESSAGE
 from runtime.project.settings import Settings
 
 _BACKLOG = 2048
+_OWN = 128
 
 
 class Server(uvicorn.Server):
@@ -40,11 +42,19 @@ def make(app: ASGIApp, settings: Settings, protocol: type[GuardedHttpProtocol]) 
         server_header=False,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies or None,
-        timeout_graceful_shutdown=int(settings.shutdown_s) or None,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_s),
         timeout_keep_alive=65,
         backlog=_BACKLOG,
     )
     return Server(config)
+
+
+def room_for_clients(descriptors: int) -> int:
+    """How many connections of clients may be open when the process may have so many descriptors.
+
+    Each may need a second one, to a worker; the rest is for files, workers and refusals.
+    """
+    return max((descriptors - _OWN) // 2, _OWN // 8)
 
 
 def address(listener: socket.socket) -> tuple[str, int]:

@@ -261,6 +261,8 @@ class Supervisor:
             self._gateway.send(frames.Exited(forked.pid, self._departed.pop(forked.pid)))
         elif forked.pid:
             self._workers.add(forked.pid)
+        if not self._forks:
+            self._departed.clear()  # they were strays, and their numbers will be given to others
 
     def _kill_worker(self, pid: int) -> None:
         if pid in self._workers:
@@ -325,6 +327,7 @@ class Supervisor:
             for fd in fds:
                 os.close(fd)
         self._forks.clear()
+        self._departed.clear()
 
     # signals and the end
 

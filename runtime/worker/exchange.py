@@ -181,14 +181,16 @@ class SocketExchange:
         raise AssertionError(f"a {type(frame).__name__} has no place in a WebSocket")
 
     async def send(self, message: Message) -> None:
-        # What the client said before it left may not have been read yet; an answer comes too late.
-        if self._stream.closed or self._left or isinstance(self._stream.newest, frames.SocketClose):
+        if self._stream.closed:
             raise OSError("the client is gone")
         match message["type"]:
             case "websocket.accept":
                 self.started = True
                 self._stream.send(frames.SocketAccept(message.get("subprotocol"), _headers(message)))
             case "websocket.send":
+                # What it said before it left may not have been read yet; an answer comes too late.
+                if self._left or isinstance(self._stream.newest, frames.SocketClose):
+                    raise OSError("the client is gone")
                 self._stream.send(frames.SocketMessage(message.get("text"), message.get("bytes")))
             case "websocket.close":
                 close = _checked(frames.SocketClose(message.get("code", 1000), message.get("reason") or ""))

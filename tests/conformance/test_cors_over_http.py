@@ -109,6 +109,12 @@ def test_a_preflight_is_answered_even_for_what_is_not_there(ask: Ask) -> None:
     assert ask("OPTIONS", "nope", *PREFLIGHT, key=False).status == 204
 
 
+def test_a_preflight_is_in_the_access_log(ask: Ask, server: Server) -> None:
+    answer = ask("OPTIONS", "quiet/logged", *PREFLIGHT, key=False)
+    server.wait_for_log(answer.headers["sb-request-id"])
+    assert "204 OPTIONS /functions/v1/quiet/logged" in server.log
+
+
 @pytest.mark.parametrize("headers", [(), (ORIGIN,), PREFLIGHT[1:]])
 def test_any_other_options_request_is_authenticated_and_reaches_the_function(
     ask: Ask, headers: tuple[str, ...]

@@ -71,6 +71,20 @@ def test_the_function_is_not_called_for_a_page_that_rebound_its_name(
     assert server.log.count("called") == called + 1
 
 
+def test_a_preflight_is_checked_the_same_way(wire: Wire) -> None:
+    wire.ask(
+        "OPTIONS",
+        "/functions/v1/hello",
+        "Host: evil.example",
+        "Origin: http://evil.example",
+        "Access-Control-Request-Method: POST",
+        key=False,
+    )
+    answer = wire.answer()
+    is_whole(answer.json(), answer.status, "BAD_REQUEST", answer.headers)
+    assert "access-control-allow-origin" not in answer.headers
+
+
 def test_one_host_header_and_no_more(dial: Callable[[], Wire], server: Server) -> None:
     for head in (
         b"GET /functions/v1/hello HTTP/1.1\r\n\r\n",

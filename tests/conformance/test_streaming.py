@@ -290,6 +290,15 @@ def test_an_answer_may_come_before_the_upload_is_over_and_the_connection_stays_g
         assert wire.answer().body == b"the next request"
 
 
+@pytest.mark.parametrize("size", [300_000, 500_000, 700_000])
+def test_a_body_that_nobody_reads_does_not_disturb_the_next_request(wire: Wire, size: int) -> None:
+    for _ in range(3):
+        wire.ask("POST", "/functions/v1/bodies/early", body=content(size))
+        assert wire.answer().body == b"decided early"
+        wire.ask("POST", "/functions/v1/bodies/echo", body=b"the next request")
+        assert wire.answer().body == b"the next request"
+
+
 def test_an_early_answer_to_a_chunked_upload_leaves_the_connection_good_too(wire: Wire) -> None:
     wire.send(wire.head_of("POST", "/functions/v1/bodies/early", "Transfer-Encoding: chunked"))
     wire.send_chunk(content(200_000))

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.conformance.wire import Wire, is_whole
-from tests.running import Server, project, serving
+from tests.running import Server, eventually, project, serving
 
 ECHO = """
 async def handler(request):
@@ -39,6 +39,7 @@ async def websocket(ws):
 ACTS = """
 import asyncio
 import os
+from starlette.websockets import WebSocketDisconnect
 
 async def handler(request):
     return "fine"
@@ -74,11 +75,20 @@ async def websocket(ws):
         await ws.send_bytes(bytes(int(ws.query_params["size"])))
         await ws.receive()
     elif what == "waits":
-        await ws.send_text("waiting")
         try:
-            await asyncio.sleep(3600)
+            while True:
+                await ws.send_text("waiting")
+                await asyncio.sleep(0.01)
         finally:
             print("the socket's task ended")
+    elif what == "saves":
+        try:
+            while True:
+                await asyncio.sleep(0.01)
+                print("saved", await ws.receive_text())
+        except WebSocketDisconnect as left:
+            await asyncio.sleep(0.2)
+            print("cleaned up after", left.code)
     elif what == "ticks":
         for number in range(3):
             await ws.receive_text()
@@ -302,11 +312,27 @@ def test_any_other_close_reaches_the_client(server: Server, query: str) -> None:
         assert str(closing(websocket).code) in query
 
 
-def test_a_socket_s_task_is_cancelled_when_the_client_leaves(server: Server) -> None:
+def test_a_function_that_goes_on_sending_ends_when_the_client_leaves(server: Server) -> None:
     before = server.log.count("the socket's task ended")
     with dial_socket(server, "/acts/waits") as websocket:
         assert websocket.recv(20) == "waiting"
     server.wait_for_log("the socket's task ended", before + 1)
+
+
+def test_a_function_reads_what_was_sent_before_the_client_left_and_finishes(server: Server) -> None:
+    with dial_socket(server, "/acts/saves") as websocket:
+        assert websocket.response is not None
+        request = websocket.response.headers["sb-request-id"]
+        for number in range(5):
+            websocket.send(f"number {number}")
+        websocket.close(1000)
+    server.wait_for_log("cleaned up after 1000")
+    assert all(f"saved number {number}" in server.log for number in range(5))
+    eventually(
+        lambda: [line for line in server.log.splitlines() if " 101 " in line and request in line], "it"
+    )
+    (line,) = (line for line in server.log.splitlines() if " 101 " in line and request in line)
+    assert "ERROR" not in line
 
 
 def test_a_function_that_returns_closes_its_socket(server: Server) -> None:

@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Message
 
 from runtime import frames
-from runtime.gateway.cors import PREFLIGHT
+from runtime.gateway.cors import PERMISSION, PREFLIGHT
 from runtime.project.keys import sign_role_key
 from runtime.project.settings import Project
 from tests.gateway.asgi import Answer, ask, encode
@@ -149,6 +149,27 @@ async def test_without_credentials_no_function_is_called(house: House, site: Sit
     assert (answer.status, code(answer)) == (401, "UNAUTHORIZED_NO_AUTH_HEADER")
     assert answer["x-relay-error"] == "true"
     assert all(not worker.heads for worker in house.workers)
+
+
+async def test_a_preflight_is_answered_and_logged_without_waking_the_function(
+    house: House, site: Site
+) -> None:
+    permission = encode([("access-control-allow-origin", "*")])
+    answer = await asked(site, "/functions/v1/hello", method="OPTIONS", **{PERMISSION: permission})
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer["access-control-allow-origin"] == "*"
+    assert answer["sb-request-id"]
+    assert "204 OPTIONS /functions/v1/hello" in house.log
+    assert all(not worker.heads for worker in house.workers)
+
+
+async def test_a_preflight_to_a_host_that_is_not_served_is_refused(site: Site) -> None:
+    permission = encode([("access-control-allow-origin", "*")])
+    scope = request("/functions/v1/hello", method="OPTIONS")
+    scope |= {PERMISSION: permission, "headers": encode([("host", "evil.example")])}
+    answer = await ask(site.app, scope)
+    assert answer.status == 400
+    assert answer.all("access-control-allow-origin") == []
 
 
 async def test_a_preflight_that_is_passed_on_needs_no_credentials(house: House, site: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message
 
 from runtime import frames
-from runtime.errors import BootError, IdleTimeout, PayloadTooLarge, Reported, WorkerError
+from runtime.errors import BootError, IdleTimeout, Overloaded, PayloadTooLarge, Reported, WorkerError
 from runtime.gateway import pool as pool_module
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import Broken, dispatch
@@ -17,7 +17,7 @@ from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone
 from runtime.gateway.generation import Generation
 from runtime.project.settings import Function, Limits
-from tests.gateway.house import House, Link, turns, until
+from tests.gateway.house import House, Link, generation, turns, until
 
 pytestmark = pytest.mark.anyio
 
@@ -399,7 +399,55 @@ async def test_what_is_repeatable_but_too_large_to_keep_is_not(house: House) -> 
         await Request(*[bytes(32 * 1024)] * 4, retry="idempotent").run(deployed)
 
 
-async def test_a_worker_that_cannot_be_connected_to_is_replaced(
+async def test_what_is_repeatable_does_not_cost_the_other_requests_their_worker(house: House) -> None:
+    deployed = await deploy(house)
+    began, go = asyncio.Event(), asyncio.Event()
+    calls = 0
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            began.set()
+            await go.wait()
+        elif calls == 2:
+            link.accept()
+            link.abort()
+            return
+        link.answer()
+
+    house.serve = serve
+    slow, broken = Request(), Request(retry="idempotent")
+    running = asyncio.create_task(slow.run(deployed))
+    await began.wait()
+    await broken.run(deployed)
+    go.set()
+    await running
+    assert (slow.status, broken.status) == (200, 200)
+    assert house.kills == []
+
+
+async def test_a_worker_that_leaves_may_refuse_and_is_not_ended_for_it(house: House) -> None:
+    deployed = await deploy(house)
+    house.on_drain = lambda worker: None
+
+    async def refuse(link: Link, head: frames.Head) -> None:
+        await until(lambda: link.worker.drains)
+        house.serve = house._answer
+        link.abort()
+
+    house.serve = refuse
+    request = Request()
+    running = asyncio.create_task(request.run(deployed))
+    await until(lambda: house.workers[0].heads)
+    deployed.roll(generation("g2"))
+    await running
+    assert request.status == 200
+    assert len(house.workers[1].heads) == 1
+    assert house.kills == []
+
+
+async def test_a_system_without_descriptors_to_spare_is_overloaded_and_the_worker_lives_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployed = await deploy(house)
@@ -410,11 +458,15 @@ async def test_a_worker_that_cannot_be_connected_to_is_replaced(
     async def refuse() -> Any:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(worker, "open", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "open", refuse)
+        with pytest.raises(Overloaded):
+            await Request().run(deployed)
+    assert house.kills == []
     request = Request()
     await request.run(deployed)
     assert request.body == b"/hello"
-    assert set(house.kills) == {worker.pid}
+    assert deployed.pool.workers == [worker]
 
 
 async def test_slots_are_given_back_whatever_happens(house: House) -> None:

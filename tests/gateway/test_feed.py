@@ -220,6 +220,29 @@ async def test_little_is_read_before_a_worker_has_accepted(line: Line) -> None:
     stop()
 
 
+async def test_a_client_that_leaves_before_a_worker_has_accepted_is_noticed(line: Line) -> None:
+    client, sender = Connected(whole=False), Sender(*[bytes(PIECE)] * 20)
+    feed = Feed(scope(CHUNKED, client), sender.receive, 0)
+    stop = feed.begin(head(), line.stream)
+    await until(lambda: sender.taken == KEPT and client.on_leave)
+    client.leaves()
+    assert isinstance(feed.failure, ClientGone)
+    await until(lambda: line.worker.closed)
+    stop()
+    await turns()
+    assert client.on_leave is None
+
+
+async def test_a_feed_that_was_given_up_leaves_the_clients_next_watcher_alone(line: Line) -> None:
+    client, sender = Connected(whole=False), Sender(*[bytes(PIECE)] * 20)
+    stop = Feed(scope(CHUNKED, client), sender.receive, 0).begin(head(), line.stream)
+    await until(lambda: client.on_leave)
+    stop()
+    client.on_leave = another = lambda: None
+    await turns()
+    assert client.on_leave is another
+
+
 async def test_another_worker_gets_the_whole_of_what_was_read() -> None:
     sender = Sender(*[bytes([number]) * PIECE for number in range(6)])
     feed = Feed(scope(CHUNKED), sender.receive, 0)

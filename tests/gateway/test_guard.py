@@ -317,6 +317,46 @@ async def test_a_limit_of_zero_is_no_limit() -> None:
         assert (await client.ask(padded(GET[:-2], 1_000_000))).status == 200
 
 
+# --- more clients than there is room for ---------------------------------------------------
+
+
+async def test_a_client_too_many_is_told_so_when_it_has_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(connections=1) as server, server.client() as first:
+        assert (await first.ask(GET)).status == 200
+        async with server.client() as second:
+            await second.send(POST + b"Content-Length: 4\r\nOrigin: https://page.example\r\n\r\nbody")
+            reply = await expect_refusal(second, 429, "OVERLOADED")
+            assert reply.headers["retry-after"] == "1"
+            assert reply.headers["access-control-allow-origin"] == "*"
+        assert server.refused == [429]
+        assert (await first.ask(GET)).status == 200
+        await eventually(lambda: len(server.state.connections) == 1)
+    assert len(server.app.scopes) == 2
+
+
+async def test_a_websocket_too_many_is_told_so() -> None:
+    async with house(connections=1) as server, server.client(), server.client() as second:
+        await second.send(SOCKET + b"\r\n")
+        await expect_refusal(second, 429, "OVERLOADED")
+
+
+async def test_too_many_who_wait_to_be_refused_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_REFUSED_AT_A_TIME", 1)
+    async with house(head_s=0, connections=1) as server, server.client(), server.client():
+        await eventually(lambda: len(server.state.connections) == 2)
+        async with server.client() as third:
+            await expect_refusal(third, 429, "OVERLOADED")
+        await eventually(lambda: len(server.state.connections) == 2)
+
+
+async def test_there_is_room_again_when_clients_have_left() -> None:
+    async with house(connections=1) as server:
+        for _ in range(3):
+            async with server.client() as client:
+                assert (await client.ask(GET)).status == 200
+            await eventually(lambda: not server.state.connections)
+
+
 # --- not HTTP, or HTTP that two parsers read differently -----------------------------------
 
 

@@ -108,7 +108,7 @@ def test_whatever_a_path_holds_its_line_stays_one(path: str, look: Look) -> None
 
 
 def test_what_is_harmless_stays_as_it_is() -> None:
-    assert Told("plain").tell("ö €\t🙂 👨‍👩‍👧\n  next").endswith("ö €\t🙂 👨‍👩‍👧\n  next")
+    assert Told("plain").tell("ö €\t🙂 👨‍👩‍👧 next").endswith("ö €\t🙂 👨‍👩‍👧 next")
     assert "/hello/ö" in Told("plain").request(path="/hello/ö")
 
 
@@ -119,3 +119,20 @@ def test_what_is_replaced_can_be_recognised() -> None:
 
 def test_the_request_id_cannot_begin_a_line() -> None:
     assert "\n" not in Told("plain").tell("x", request_id="a\nREQUEST 200")
+
+
+@pytest.mark.parametrize("look", LOOKS[:2])
+def test_a_function_cannot_print_a_line_that_seems_to_be_ours(look: Look) -> None:
+    told = Told(look)
+    ours = told.request(code="WORKER_ERROR")
+    for end in ("\n", "\n\n", "\r\n", "\u2028", "\x85"):
+        first, *others = told.tell(f"hi{end}{ours}", function="hello").split("\n")
+        assert re.search(STAMP if look == "plain" else r"\d\d:\d\d:\d\d", first)
+        assert [line for line in others if not line.startswith("    ")] == []
+
+
+@pytest.mark.parametrize("look", LOOKS[:2])
+def test_the_code_of_a_request_cannot_begin_a_line(look: Look) -> None:
+    line = Told(look).request(code=f"A\nB{EVIL}")
+    assert "\n" not in line
+    assert "A\\nB" in line

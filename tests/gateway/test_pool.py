@@ -18,6 +18,7 @@ from runtime.gateway import pool as pool_module
 from runtime.gateway import worker as worker_module
 from runtime.gateway.pool import Pool
 from runtime.gateway.worker import BootFailure, Worker
+from runtime.marks import shared_file
 from tests.gateway.house import House, PlayedWorker, generation, turns, until
 
 pytestmark = pytest.mark.anyio
@@ -235,6 +236,7 @@ async def _play(slots: int, limit: int, steps: list[tuple[str, int]]) -> None:
 
     for number, (step, which) in enumerate(steps):
         if step == "come":
+            await asyncio.sleep(0)  # whoever leaves has left
             full = bool(limit) and pool.queued >= limit
             waiting[number] = asyncio.create_task(come(number))
             await asyncio.sleep(0)
@@ -385,6 +387,30 @@ async def test_a_system_without_descriptors_to_spare_is_a_failure(
     with pytest.raises(BootFailure, match="Too many open files"):
         await pool.start()
     assert pool.state == "failed"
+    await pool.close(0, "test")
+
+
+@pytest.mark.parametrize("fits", [0, 1], ids=["the archive", "the marks"])
+async def test_a_system_without_descriptors_for_files_is_a_failure_that_passes(
+    house: House, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    made = 0
+
+    def none_left(data: bytes, *, constant: bool = False) -> int:
+        nonlocal made
+        made += 1
+        if made > fits:
+            raise OSError(24, "Too many open files")
+        return shared_file(data, constant=constant)
+
+    pool = Pool(generation(), 0, house.services)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "shared_file", none_left)
+        with pytest.raises(BootFailure, match="Too many open files"):
+            await pool.start()
+    assert pool.state == "failed"
+    await asyncio.sleep(0.01)
+    assert (await pool.acquire()).pid == house.workers[0].pid
     await pool.close(0, "test")
 
 

@@ -11,11 +11,12 @@ from starlette.types import Message
 from runtime import frames
 from runtime.errors import ChannelClosed, Reported, WorkerError
 from runtime.gateway import pool as pool_module
+from runtime.gateway import sockets
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone
 from runtime.gateway.sockets import carry
-from tests.gateway.house import House, Link, generation, until
+from tests.gateway.house import House, Link, generation, turns, until
 
 pytestmark = pytest.mark.anyio
 
@@ -59,10 +60,10 @@ class Client:
         return [message["type"].removeprefix("websocket.") for message in self.sent]
 
 
-async def deploy(house: House, serve: Any) -> Deployment:
+async def deploy(house: House, serve: Any, **limits: Any) -> Deployment:
     house.serve = serve
     deployed = Deployment("hello", 0, house.services)
-    deployed.roll(generation())
+    deployed.roll(generation(**limits))
     await deployed.settled.wait()
     return deployed
 
@@ -160,6 +161,70 @@ async def test_a_client_that_leaves_before_it_is_accepted_ends_its_request(house
         await running
     await until(lambda: heard == ["SocketClose", "closed"])
     assert client.sent == []
+
+
+async def test_a_function_may_finish_after_its_client_left(house: House) -> None:
+    go = asyncio.Event()
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.SocketAccept())
+        assert isinstance(await link.receive(), frames.SocketClose)
+        link.send(frames.SocketMessage("to nobody", None))
+        await go.wait()
+        assert not link.lost
+
+    client = Client()
+    deployed = await deploy(house, serve)
+    running = asyncio.create_task(client.carried(deployed))
+    await until(lambda: client.sent)
+    client.leaves()
+    await turns(50)
+    assert deployed.pool is not None
+    assert deployed.pool.in_flight == 1
+    assert not running.done()
+    go.set()
+    await running
+    assert client.kinds == ["accept"]
+    assert (client.exchange.status, client.exchange.code) == (101, "")
+
+
+async def test_but_not_for_ever(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_FAREWELL_S", 0.01)
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.SocketAccept())
+        await until(lambda: link.closed)
+
+    client = Client()
+    running = asyncio.create_task(client.carried(await deploy(house, serve)))
+    await until(lambda: client.sent)
+    client.leaves()
+    await running
+    assert client.exchange.code == ""
+    await until(lambda: house.workers[0].links[0].closed)
+
+
+async def test_a_client_that_leaves_gives_its_place_in_the_queue_up(house: House) -> None:
+    deployed = await deploy(house, echo, concurrency=1)
+    first, second, third = Client(), Client(), Client()
+    serving = asyncio.create_task(first.carried(deployed))
+    await until(lambda: first.sent)
+    waiting = [asyncio.create_task(client.carried(deployed)) for client in (second, third)]
+    assert deployed.pool is not None
+    pool = deployed.pool
+    await until(lambda: pool.queued == 2)
+    second.leaves()
+    with pytest.raises(ClientGone):
+        await waiting[0]
+    assert pool.queued == 1
+    first.says("stop")
+    await serving
+    third.says("stop")
+    await waiting[1]
+    assert third.kinds == ["accept", "close"]
+    assert pool.in_flight == 0
 
 
 async def test_a_handshake_that_the_function_refuses_is_its_response(house: House) -> None:

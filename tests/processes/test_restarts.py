@@ -94,6 +94,16 @@ def test_embeddings_come_again_after_the_death_of_the_engine(server: Server) -> 
         assert server.pid_of("fn:embed") == worker  # no function was restarted for it
 
 
+def test_a_worker_that_comes_after_a_new_engine_finds_it(server: Server) -> None:
+    with server.client() as client:
+        before = client.get("/embed", params={"input": "hello"}).json()
+        engine = kill(server, "fn-engine")
+        replaced(server, "fn-engine", engine)
+        worker = kill(server, "fn:embed")
+        replaced(server, "fn:embed", worker)
+        assert client.get("/embed", params={"input": "hello"}).json() == pytest.approx(before)
+
+
 @contextmanager
 def in_background(work: Callable[[], Any]) -> Iterator[Future[Any]]:
     with ThreadPoolExecutor(1) as pool:

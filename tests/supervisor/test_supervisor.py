@@ -14,6 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runtime import frames
+from runtime.supervisor.plan import Plan
+from runtime.supervisor.supervisor import Supervisor
 from tests.running import eventually
 
 # Stands for runtime.supervisor.__main__: the real supervisor, whose three children are
@@ -264,6 +267,24 @@ def test_a_worker_whose_end_comes_before_its_name_is_reported_all_the_same(start
     tree.wait_for(f"gateway exited {pid} 6")
     assert tree.notes.index(f"gateway forked 1 {pid}") < tree.notes.index(f"gateway exited {pid} 6")
     stop(tree)
+
+
+def test_a_stray_that_ended_is_not_taken_for_a_worker_that_gets_its_number_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = Plan(sockets=(), options=b"{}", environ={}, root="/project")
+    supervisor = Supervisor(plan, "/nowhere", -1)
+    told: list[object] = []
+    monkeypatch.setattr(supervisor._gateway, "send", told.append)
+    for token, ended in ((1, 77), (2, 78)):
+        supervisor._on_frame(frames.Fork(token, "hello", 0), [])
+        supervisor._on_exit(ended, 0)
+        supervisor._on_frame(frames.Forked(token, 78), [])
+        supervisor._workers.clear()
+    assert told == [frames.Forked(1, 78), frames.Forked(2, 78), frames.Exited(78, 0)]
+    supervisor._on_frame(frames.Fork(3, "hello", 0), [])
+    supervisor._on_frame(frames.Forked(3, 77), [])
+    assert told[3:] == [frames.Forked(3, 77)]
 
 
 def test_killing_a_worker_ends_what_it_has_started_too(start: Start) -> None:

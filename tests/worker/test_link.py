@@ -13,7 +13,7 @@ import pytest
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime import frames
 from runtime.channel import CHUNK, Stream, open_stream
@@ -608,6 +608,49 @@ async def test_a_websocket_function_that_fails_is_a_failure(line: Line, told: To
     assert isinstance(accepted, frames.SocketAccept)
     assert isinstance(failure, frames.Failure)
     assert told == [("error", "explained: ValueError('broke')")]
+
+
+async def test_a_websocket_function_may_clean_up_after_its_client_left(line: Line, told: Told) -> None:
+    read: list[str] = []
+    go = asyncio.Event()
+
+    async def websocket(ws: WebSocket) -> None:
+        await ws.accept()
+        await go.wait()
+        try:
+            while True:
+                read.append(await ws.receive_text())
+        except WebSocketDisconnect as left:
+            await asyncio.sleep(0.01)
+            read.append(f"left with {left.code}")
+
+    line.host.application = from_handler(Response, websocket, 8)
+    line.ask(kind="websocket")
+    line.gateway.send(frames.SocketMessage("one", None), frames.SocketMessage("two", None))
+    line.gateway.send(frames.SocketClose(1001, ""))
+    go.set()
+    await until(lambda: line.gateway.closed)
+    assert read == ["one", "two", "left with 1001"]
+    assert told == []
+    assert not line.host.in_flight
+
+
+async def test_a_websocket_function_that_goes_on_sending_hears_that_its_client_left(
+    line: Line, told: Told
+) -> None:
+    async def websocket(ws: WebSocket) -> None:
+        await ws.accept()
+        while True:
+            await ws.send_text("tick")
+            await asyncio.sleep(0)
+
+    line.host.application = from_handler(Response, websocket, 8)
+    line.ask(kind="websocket")
+    while not isinstance(await line.gateway.receive(), frames.SocketMessage):
+        pass
+    line.gateway.send(frames.SocketClose(1001, ""))
+    await until(lambda: line.gateway.closed)
+    assert told == []
 
 
 async def test_a_websocket_whose_client_left_is_no_error(line: Line, told: Told) -> None:
