@@ -98,11 +98,15 @@ async def test_only_what_changed_is_booted_again(house: House, two: Project) -> 
     await registry.close(0, "test")
 
 
-async def test_a_shared_file_changes_every_function(house: House, tmp_path: Path, two: Project) -> None:
+async def test_a_shared_file_changes_the_functions_that_name_it(
+    house: House, tmp_path: Path, two: Project
+) -> None:
+    with (tmp_path / "functions/hello/index.py").open("a") as file:
+        file.write("# uses _shared\n")
     registry = await applied(house, two)
     (tmp_path / "functions/_shared").mkdir()
     (tmp_path / "functions/_shared/db.py").write_text("x = 1\n")
-    assert await registry.apply(two) == ["hello", "other"]
+    assert await registry.apply(two) == ["hello"]
     await registry.close(0, "test")
 
 
