@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +52,14 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - it is the state that is awaited, whoever sets it
             await asyncio.sleep(0)
+
+
+def flood(peer: socket.socket, data: bytes = b"") -> None:
+    """Send frames until nobody takes them any more."""
+    frame = pack(frames.Body(data, True))
+    with contextlib.suppress(OSError):
+        while True:
+            peer.sendall(frame * 20)
 
 
 async def sent_until_stuck(stream: Stream[Frame], piece: frames.Body, most: int = 400) -> int:
@@ -326,6 +336,78 @@ class TestStream:
         assert [await other.receive(), await other.receive()] == [large, body("next")]
         one.abort()
         other.abort()
+
+    async def test_a_flood_of_small_frames_is_decoded_over_many_turns(self) -> None:
+        turns: set[int] = set()
+        turn, taken = 0, 0
+
+        class Eager(Stream[Frame]):
+            def arrived(self, frame: Frame, size: int) -> None:
+                nonlocal taken
+                taken += 1
+                turns.add(turn)
+
+        ours, peer = socket_pair()
+        stream = await open_stream(ours, lambda: Eager(DECODER))
+        data = pack(body("")) * 8_000
+        peer.send(data)
+        peer.close()
+        while not stream.closed:
+            turn += 1
+            await asyncio.sleep(0)
+        assert taken == 8_000
+        assert len(turns) >= 8_000 / 512
+
+    async def test_whoever_takes_a_flood_lets_others_have_their_turn(self) -> None:
+        stream, peer = await half()
+        peer.setblocking(True)
+        peer.send(pack(body("")) * 4_000)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.ensure_future(other())
+        for _ in range(4_000):
+            await stream.receive()
+        beside.cancel()
+        assert turns >= 4_000 / 64
+        stream.abort()
+        peer.close()
+
+    async def test_small_frames_count_for_more_than_their_bytes(self) -> None:
+        """The queue's memory is bounded, whatever the frames hold."""
+        stream, peer = await half()
+        peer.setblocking(True)
+        threading.Thread(target=flood, args=(peer,), daemon=True).start()
+        await until(lambda: stream._paused)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(stream._frames) < 3_000
+        stream.abort()
+        peer.close()
+
+    async def test_last_words_have_an_end(self) -> None:
+        stream, peer = await half()
+        heard = 0
+
+        def arrived(frame: Frame, size: int) -> None:
+            nonlocal heard
+            heard += size
+
+        stream.arrived = arrived  # type: ignore[method-assign]
+        stream._transport.pause_reading()
+        peer.setblocking(True)
+        threading.Thread(target=flood, args=(peer, bytes(10_000)), daemon=True).start()
+        await until(lambda: select.select([stream._fd], [], [], 0)[0])
+        stream.connection_lost(ConnectionResetError())
+        assert 0 < heard <= 600 * 1024
+        stream._transport.abort()
+        await asyncio.sleep(0)
+        peer.close()
 
     async def test_a_subclass_may_take_frames_at_once(self) -> None:
         taken: list[Frame] = []

@@ -228,6 +228,49 @@ class TestDoor:
         assert open_descriptors() == before - {number}
         peer.close()
 
+    def test_a_door_that_takes_no_descriptors_never_holds_one(self) -> None:
+        one, peer = socket_pair()
+        door, before = Door(one, ENGINE, takes_fds=False), open_descriptors()
+        fd = marked("unwanted")
+        socket.send_fds(peer, [pack(NAMED)], [fd] * 50)
+        socket.send_fds(peer, [pack(NAMED, 1)[:3]], [fd] * 50)
+        assert door.receive() == [(NAMED, [])]
+        assert door.receive() == []
+        assert open_descriptors() == before | {fd}
+        peer.send(pack(NAMED, 1)[3:])
+        with pytest.raises(FrameError, match="without its descriptors"):
+            door.receive()
+        os.close(fd)
+        door.close()
+        peer.close()
+
+    @pytest.mark.parametrize("claimed", [0, 1])
+    def test_descriptors_that_no_frame_claims_are_an_error_and_are_closed(self, claimed: int) -> None:
+        one, peer = socket_pair()
+        door, before, number = Door(one, ENGINE), open_descriptors(), one.fileno()
+        fd = marked("too many")
+        socket.send_fds(peer, [pack(NAMED, claimed)], [fd] * (claimed + 1))
+        with pytest.raises(FrameError, match="without a frame"):
+            door.receive()
+        door.close()
+        os.close(fd)
+        assert open_descriptors() == before - {number}
+        peer.close()
+
+    def test_a_frame_that_never_ends_cannot_pile_descriptors_up(self) -> None:
+        one, peer = socket_pair()
+        door, before, number = Door(one, ENGINE), open_descriptors(), one.fileno()
+        fd = marked("more and more")
+        socket.send_fds(peer, [b"\xff\xff\x0f\x00"], [fd] * 60)
+        assert door.receive() == []
+        socket.send_fds(peer, [b"x"], [fd] * 60)
+        with pytest.raises(FrameError):
+            door.receive()
+        door.close()
+        os.close(fd)
+        assert open_descriptors() == before - {number}
+        peer.close()
+
     def test_what_the_kernel_does_not_take_waits_and_is_flushed(self) -> None:
         with doors() as (one, other):
             count = fill(one)

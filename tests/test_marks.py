@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from runtime.marks import Marks, shared_file
 
 
@@ -36,4 +38,28 @@ def test_a_shared_file_holds_what_it_was_given_and_is_not_inherited() -> None:
     fd = shared_file(data)
     assert os.pread(fd, len(data) + 1, 0) == data
     assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="nothing can be sealed here")
+@pytest.mark.parametrize("constant", [False, True])
+def test_nobody_can_change_the_size_of_a_shared_file(constant: bool) -> None:
+    """Who has it mapped would be killed when he touches it."""
+    fd = shared_file(b"abc", constant=constant)
+    for size in (0, 2, 4096):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"d", 3)
+    os.close(fd)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="nothing can be sealed here")
+def test_nobody_can_change_a_constant_file() -> None:
+    fd = shared_file(b"abc", constant=True)
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"x", 0)
+    with pytest.raises(PermissionError):
+        Marks(fd, 3)
+    assert os.pread(fd, 10, 0) == b"abc"
     os.close(fd)

@@ -11,15 +11,14 @@ from http import HTTPStatus
 from runtime import frames
 from runtime.errors import STATUS, HostError, InvalidResponse, Reported, WorkerError
 
-_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+# Name and value, checked as one with a newline between them, which neither can hold.
+_field = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\n[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch
+_LENGTH, _LONGEST_LENGTH = b"content-length", 18
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What a function may say about the connection is not for it to say: the connection is ours.
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-_HANDSHAKE = frozenset(
-    (b"content-length", *(b"sec-websocket-" + of for of in (b"accept", b"extensions", b"protocol")))
-)
-_SPECIAL = _HOP_BY_HOP | {b"content-length"}
+_HANDSHAKE = frozenset((_LENGTH, *(b"sec-websocket-" + of for of in (b"accept", b"extensions", b"protocol"))))
+_SPECIAL = _HOP_BY_HOP | {_LENGTH}
 _NO_BODY = (204, 304)  # a length would make the client wait, or take the next response for this one's
 _PHRASED = frozenset(HTTPStatus)
 _LONGEST_REASON = 123
@@ -34,19 +33,20 @@ def response_headers(status: int, headers: frames.Headers) -> frames.Headers:
     if not 200 <= status <= 599:
         raise InvalidResponse(f"the function's response has status {status}: use one from 200 to 599")
     kept: frames.Headers = []
-    sized = status in _NO_BODY
+    sized = False
     for pair in headers:
         name, value = pair
-        if name in _SPECIAL or _FIELD.fullmatch(name + b":" + value) is None:
+        if name in _SPECIAL or _field(name + b"\n" + value) is None:  # most are neither
             name = name.lower()
-            if name in _HOP_BY_HOP:
+            if name in _HOP_BY_HOP or (name == _LENGTH and status in _NO_BODY):
                 continue
-            _check(name, value)
-            if name == b"content-length":
-                if sized and status not in _NO_BODY:
-                    raise InvalidResponse("the function's response has two lengths")
-                if sized:
-                    continue
+            if name != _LENGTH:
+                _check(name, value)
+            elif sized or not value.isdigit() or len(value) > _LONGEST_LENGTH:
+                raise InvalidResponse(
+                    "the function's response has a content-length that is no number, or two of them"
+                )
+            else:
                 sized = True
             pair = name, value
         kept.append(pair)
@@ -100,6 +100,5 @@ def failure(frame: frames.Failure) -> HostError:
 
 
 def _check(name: bytes, value: bytes) -> None:
-    malformed = _FIELD.fullmatch(name + b":" + value) is None
-    if malformed or (name == b"content-length" and _LENGTH.fullmatch(value) is None):
+    if _field(name + b"\n" + value) is None:
         raise InvalidResponse(f"the function's response has a header that cannot be sent: {name[:64]!r}")

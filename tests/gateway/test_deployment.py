@@ -115,7 +115,9 @@ async def test_a_generation_that_does_not_start_leaves_the_old_one_serving(house
     assert serves(deployed) == "g1"
     assert (deployed.state, deployed.failure) == ("ready", "SyntaxError: invalid syntax")
     assert names(house) == ["g1"]
-    assert "Traceback:\n      line 1\n    → hello did not start; the previous version keeps serving" in house.log
+    assert (
+        "Traceback:\n      line 1\n    → hello did not start; the previous version keeps serving" in house.log
+    )
     await deployed.close(0, "test")
 
 

@@ -380,3 +380,17 @@ def test_nothing_is_restarted_while_everything_ends(start: Start) -> None:
     os.kill(engine, signal.SIGKILL)
     assert tree.end() == (0, "")
     assert len(tree.pids("engine")) == 1
+
+
+def test_descriptors_that_nobody_expects_are_closed(start: Start) -> None:
+    send = """
+    for kind in [frames.Up(1), frames.Kill(1)] * 100:
+        door.send(kind, [os.open("/dev/null", os.O_RDONLY)])
+        while door.pending:
+            door.flush()
+    door.send(frames.Fork(1, "f", 0))
+    """
+    tree = start(gateway=textwrap.dedent(send) + QUIET)
+    tree.wait_for("template Fork 0")
+    assert psutil.Process(tree.process.pid).num_fds() < 50
+    stop(tree)
