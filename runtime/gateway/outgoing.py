@@ -10,15 +10,16 @@ from http import HTTPStatus
 
 from runtime import frames
 from runtime.errors import STATUS, HostError, InvalidResponse, Reported, WorkerError
+from runtime.gateway import requestid
 
 # Name and value, checked as one with a newline between them, which neither can hold.
 _field = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+\n[^\x00-\x08\x0a-\x1f\x7f]*").fullmatch
 _LENGTH, _LONGEST_LENGTH = b"content-length", 18
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# What a function may say about the connection is not for it to say: the connection is ours.
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+# Not for a function to say: the connection is ours, and so is the name of the request.
+_OURS = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", requestid.HEADER))
 _HANDSHAKE = frozenset((_LENGTH, *(b"sec-websocket-" + of for of in (b"accept", b"extensions", b"protocol"))))
-_SPECIAL = _HOP_BY_HOP | {_LENGTH}
+_SPECIAL = _OURS | {_LENGTH}
 _NO_BODY = (204, 304)  # a length would make the client wait, or take the next response for this one's
 _PHRASED = frozenset(HTTPStatus)
 _LONGEST_REASON = 123
@@ -38,7 +39,7 @@ def response_headers(status: int, headers: frames.Headers) -> frames.Headers:
         name, value = pair
         if name in _SPECIAL or _field(name + b"\n" + value) is None:  # most are neither
             name = name.lower()
-            if name in _HOP_BY_HOP or (name == _LENGTH and status in _NO_BODY):
+            if name in _OURS or (name == _LENGTH and status in _NO_BODY):
                 continue
             if name != _LENGTH:
                 _check(name, value)
@@ -62,7 +63,7 @@ def handshake_headers(headers: frames.Headers) -> frames.Headers:
     kept = [(name.lower(), value) for name, value in headers]
     for name, value in kept:
         _check(name, value)
-    return [pair for pair in kept if pair[0] not in _HOP_BY_HOP | _HANDSHAKE]
+    return [pair for pair in kept if pair[0] not in _OURS | _HANDSHAKE]
 
 
 def denial_headers(status: int, headers: frames.Headers) -> frames.Headers:

@@ -68,16 +68,6 @@ async def test_calls_beyond_a_number_wait_in_the_socket() -> None:
     await serving
 
 
-async def test_calls_that_nobody_waits_for_any_more_count_until_they_end() -> None:
-    slow = Slow()
-    serving, client = await opened(slow)
-    client.send(*(Warm(1, f"model-{index}") for index in range(500)))
-    await until_quiet(slow)
-    assert slow.most <= 64
-    client.close()
-    await serving
-
-
 async def test_the_end_of_a_full_connection_cancels_its_calls() -> None:
     slow = Slow()
     serving, client = await opened(slow)

@@ -53,6 +53,11 @@ def test_names_become_lower_case_and_what_concerns_the_connection_is_dropped_wha
     assert handshake_headers([*ours, (b"Content-Type", b"text/plain")]) == [TYPE]
 
 
+def test_the_name_of_the_request_is_the_hosts_to_give() -> None:
+    assert response_headers(200, [TYPE, (b"SB-Request-Id", b"forged")]) == [TYPE]
+    assert handshake_headers([(b"sb-request-id", b"forged")]) == []
+
+
 @pytest.mark.parametrize("status", [-1, 0, 100, 101, 199, 600, 10**12])
 def test_a_status_that_ends_no_exchange_is_no_response(status: int) -> None:
     for check in (response_headers, denial_headers):
