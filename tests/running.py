@@ -52,6 +52,16 @@ def project(root: Path, functions: Mapping[str, str], config: str = "[ai]\nprelo
     return root
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """What descends from a process: name by pid. Some may end while one looks."""
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process.pid] = process.name()
+    return found
+
+
 class Server:
     """A running server.
 
@@ -126,12 +136,7 @@ class Server:
 
     def family(self) -> dict[int, str]:
         """Every process of it: name by pid."""
-        found = {}
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found[process.pid] = process.name()
-        return found
+        return descendants(self.pid)
 
     def pid_of(self, name: str) -> int:
         """The pid of `fn-gateway`, `fn-engine`, `fn-template` or `fn:FUNCTION`."""

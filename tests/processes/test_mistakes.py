@@ -8,9 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
-from tests.running import HELLO, body, eventually, project, serving
+from tests.running import HELLO, body, descendants, eventually, project, serving
 
 OTHER = "async def handler(request):\n    return 'fine'\n"
 
@@ -86,8 +84,7 @@ def test_the_server_lives_on_when_nobody_reads_what_it_says(tmp_path: Path) -> N
 
 def engine_of(pid: int) -> int:
     """The engine's pid; 0 while there is none."""
-    children = psutil.Process(pid).children(recursive=True)
-    return next((child.pid for child in children if child.name() == "fn-engine"), 0)
+    return next((child for child, name in descendants(pid).items() if name == "fn-engine"), 0)
 
 
 def test_settings_that_do_not_act_yet_are_named(tmp_path: Path) -> None:
