@@ -7,9 +7,11 @@ from runtime.errors import (
     ChannelClosed,
     FunctionsError,
     IdleTimeout,
+    InvalidResponse,
     Overloaded,
     ShuttingDown,
     WorkerError,
+    rule_of,
 )
 from runtime.gateway.deadlines import Deadlines
 from runtime.gateway.deployment import Deployment
@@ -156,7 +158,11 @@ class Relay:
             frame = await stream.receive()
             if not isinstance(frame, frames.Body):
                 raise Broken  # the handler failed after its response had begun
-            await self._exchange.body(frame.data, frame.more)
+            try:
+                await self._exchange.body(frame.data, frame.more)
+            except RuntimeError:  # the server counts: the body is not as long as its content-length
+                self._exchange.code = rule_of(InvalidResponse()).code
+                raise Broken from None
             if not frame.more:
                 return
 

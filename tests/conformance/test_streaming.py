@@ -113,6 +113,8 @@ async def handler(request):
         case "fails-on-a-thread": return fails_on_a_thread()
         case "too-short": return TooShort()
         case "unfinished": return Unfinished()
+        case "says-more": return Response("all is well so far", headers={"content-length": "100"})
+        case "says-less": return Response("all is well so far, and more", headers={"content-length": "20"})
         case "fine": return "fine"
 """
 CONFIG = """
@@ -268,6 +270,18 @@ def test_a_stream_that_breaks_does_not_end_like_a_clean_one(
         assert len(rest) < int(head.headers["content-length"])
     assert b"secret detail" not in rest
     server.wait_for_log(f"[breaks-{how}] WORKER_ERROR")
+    assert client.get("/breaks/fine").text == "fine"
+
+
+@pytest.mark.parametrize("how", ["says-more", "says-less"])
+def test_a_body_of_another_length_than_was_said_breaks_the_connection(
+    wire: Wire, client: httpx2.Client, server: Server, how: str
+) -> None:
+    wire.ask("GET", f"/functions/v1/breaks/{how}", f"sb-request-id: breaks-{how}")
+    assert wire.head().status == 200
+    wire.rest()
+    server.wait_for_log(f"[breaks-{how}] INVALID_RESPONSE")
+    assert "RuntimeError: Response content" not in server.log
     assert client.get("/breaks/fine").text == "fine"
 
 
