@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 
@@ -11,10 +12,15 @@ class Corked:
 
     uvicorn writes the head and the body apart, and uvloop sends each at once: twice the
     system calls, and twice the wake-ups of the client, for every small response.
+
+    Args:
+        close: closes the connection, in its owner's way.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
+    ) -> None:
+        self._transport, self._loop, self._close = transport, loop, close
         self._held: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -27,15 +33,15 @@ class Corked:
             self._flush()
 
     def _flush(self) -> None:
-        if self._held:
-            data = b"".join(self._held)
-            self._held.clear()
+        data = b"".join(self._held)
+        self._held.clear()
+        if data and not self._transport.is_closing():
             self._transport.write(data)
 
     def close(self) -> None:
         """Close, after what was written."""
         self._flush()
-        self._transport.close()
+        self._close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

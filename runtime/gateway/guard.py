@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
 from runtime.errors import BadRequest, HeadersTooLarge, HeadTimeout, HostError, Overloaded, rule_of
@@ -151,7 +152,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return  # `_upgrade` decides
         self.scope[CLIENT] = self  # type: ignore[literal-required]
         super().on_headers_complete()
-        self.cycle.transport = Corked(self.transport, self.loop)  # type: ignore[assignment]
+        self.cycle.transport = Corked(self.transport, self.loop, partial(self._close, self.cycle))  # type: ignore[assignment]
         self.headers = []  # takes the trailers: they must not become headers of a request that passed
 
     def on_body(self, body: bytes) -> None:
@@ -251,10 +252,25 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         origin = grant(self.limits.cors.allow_origins, header(headers, b"origin"))
         extra = [*self.server_state.default_headers, *origin]
         self.transport.write(wire(error, requestid.request_id(headers), extra))
+        self._linger()
+
+    def _close(self, cycle: RequestResponseCycle) -> None:
+        """The last answer of this connection was given, or broken off: that must be seen as such."""
+        if cycle.response_complete and self.in_body and not self.pipeline:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Close, but let a client that is still sending read its answer before.
+
+        Closing with bytes unread would reset the connection, and the answer might be lost.
+        """
+        self.refused = True  # what still comes is thrown away
+        self._stop_timer()
         if self._is_crowded() or not self.transport.can_write_eof():
             self.transport.close()
             return
-        # Closing with bytes unread would reset the connection and the client might lose the answer.
         self.transport.write_eof()
         self.flow.resume_reading()
         self.head_timer = self.loop.call_later(LINGER_S, self.transport.close)

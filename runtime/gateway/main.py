@@ -145,10 +145,9 @@ class Main:
         self._keep()
         if self._start.mistake:
             self._tell_mistake(self._start.mistake)
-        self._watch_files()
         await asyncio.to_thread(_clear, self._start.boot.temp)
         # Clients wait in the listening socket's queue: who came in now would find no function.
-        await self._registry_follows(self._project)
+        await self._read_functions()
         self._spawn(self._say_when_ready())
         await self._server.serve(sockets=[self._listener])
         await self._registry.close(settings.shutdown_s, "termination")
@@ -171,14 +170,20 @@ class Main:
             self._logbook.raw(banner(self._project, self._registry, self._base, names))
         self._services.chatty.set()
 
-    async def _registry_follows(self, project: Project) -> None:
-        """Functions are told which models there are, so the engine is asked first."""
-        try:
-            async with asyncio.timeout(_CATALOG_WAIT_S):
-                await self._engine.known.wait()
-        except TimeoutError:
-            self._logbook.tell("the engine does not answer; functions start without models", level="warning")
-        await self._registry.apply(project)
+    async def _read_functions(self) -> None:
+        """Functions are told which models there are, so the engine is asked first.
+
+        What is saved meanwhile waits for its turn: the first reading must not undo a later one.
+        """
+        async with self._reloading:
+            self._watch_files()
+            try:
+                async with asyncio.timeout(_CATALOG_WAIT_S):
+                    await self._engine.known.wait()
+            except TimeoutError:
+                text = "the engine does not answer; functions start without models"
+                self._logbook.tell(text, level="warning")
+            await self._registry.apply(self._project)
 
     async def _follow_files(self) -> None:
         async for _ in project_saves(self._project.settings.root):

@@ -364,3 +364,21 @@ def test_a_whole_answer_is_told_from_a_cut_one(dial: Callable[[], Wire]) -> None
     broken.ask("GET", "/functions/v1/breaks/fails")
     with pytest.raises(Cut):
         broken.answer()
+
+
+@pytest.mark.parametrize("line", ["POST {} HTTP/1.0", "POST {} HTTP/1.1\r\nConnection: close"])
+@pytest.mark.parametrize(("path", "status"), [("/functions/v1/bodies/early", 401), ("/nowhere", 404)])
+def test_a_client_that_is_still_sending_can_read_its_refusal(
+    server: Server, line: str, path: str, status: int
+) -> None:
+    """As nginx does it: one request per connection. A reset would take the answer with it."""
+    host, port = server.url.removeprefix("http://").split(":")
+    size, piece = 20 * MIB, 16 * 1024
+    head = f"{line.format(path)}\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(head.encode())
+        for _ in range(size // piece):
+            sock.sendall(bytes(piece))
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert answer.split(b" ", 2)[1] == str(status).encode()
+    assert answer.endswith(b"}")
