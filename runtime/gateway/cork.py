@@ -33,10 +33,11 @@ class Corked:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join(self._held)
-        self._held.clear()
-        if data and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._held:
+            data = b"".join(self._held)
+            self._held.clear()
+            if not self._transport.is_closing():
+                self._transport.write(data)
 
     def close(self) -> None:
         """Close, after what was written."""
