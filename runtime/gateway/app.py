@@ -57,7 +57,6 @@ class Gateway:
         self._settings = settings
         self._hosts = HostCheck(settings)
         self._prefix = settings.prefix
-        self._raw_prefix = settings.prefix.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, requestid.request_id(scope["headers"]))

@@ -31,6 +31,13 @@ class NotAccepted(Exception):
     """The worker went before it began with the request, or with one that may be repeated."""
 
 
+def take(deployment: Deployment) -> tuple[Pool, Worker] | None:
+    """A slot, if there is one that nobody waits for."""
+    pool = deployment.pool
+    worker = pool.take() if pool is not None else None
+    return None if pool is None or worker is None else (pool, worker)
+
+
 async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
     """A slot of whichever generation serves when it is the request's turn.
 
@@ -77,11 +84,11 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
     keeps = function.retry == "idempotent"
     await feed.prefetch()
     for last in (False, True):
-        pool = deployment.pool
-        worker = pool.take() if pool is not None else None
-        if pool is None or worker is None:
+        leased = take(deployment)
+        if leased is None:
             with feed.waiting():
-                pool, worker = await lease(deployment)
+                leased = await lease(deployment)
+        pool, worker = leased
         relay = Relay(exchange, feed, pool.idle_limit, keeps_body=keeps)
         try:
             stream = await connection(worker)

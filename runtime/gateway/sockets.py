@@ -12,7 +12,7 @@ from runtime.errors import ChannelClosed, HostError, WorkerError, rule_of
 from runtime.framing import MAX_FRAME
 from runtime.gateway import requestid
 from runtime.gateway.deployment import Deployment
-from runtime.gateway.dispatch import NotAccepted, connection, lease
+from runtime.gateway.dispatch import NotAccepted, connection, lease, take
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone
 from runtime.gateway.outgoing import closes, denial_headers, failure, handshake_headers, subprotocol
@@ -64,10 +64,8 @@ async def _turn(exchange: Exchange, deployment: Deployment) -> tuple[Pool, Worke
         HostError: as `lease`.
         ClientGone: it left.
     """
-    pool = deployment.pool
-    worker = pool.take() if pool is not None else None
-    if pool is not None and worker is not None:
-        return pool, worker
+    if (leased := take(deployment)) is not None:
+        return leased
     task, leaving = asyncio.current_task(), asyncio.create_task(_event(exchange))
     assert task is not None
     leaving.add_done_callback(lambda done: done.cancelled() or task.cancel())

@@ -37,9 +37,9 @@ _USED_LATER = (
 def main() -> int:
     """Serve forks until the supervisor is gone."""
     process.become("template")
-    door: Door[frames.TemplateBoot | frames.Fork] = Door(
+    door: Door[frames.SupervisorToTemplate] = Door(
         socket.socket(fileno=int(sys.argv[-1])),
-        msgspec.msgpack.Decoder(frames.TemplateBoot | frames.Fork),
+        msgspec.msgpack.Decoder(frames.SupervisorToTemplate),
     )
     for module in _USED_LATER:
         importlib.import_module(module)
@@ -69,11 +69,11 @@ def main() -> int:
 class Template:
     """Makes workers on request."""
 
-    def __init__(self, boot: frames.TemplateBoot, door: Door[frames.TemplateBoot | frames.Fork]) -> None:
+    def __init__(self, boot: frames.TemplateBoot, door: Door[frames.SupervisorToTemplate]) -> None:
         self._boot, self._door = boot, door
         self._supervisor = os.getppid()
 
-    def fork(self, frame: frames.TemplateBoot | frames.Fork, fds: list[int]) -> None:
+    def fork(self, frame: frames.SupervisorToTemplate, fds: list[int]) -> None:
         """Make one worker and tell its pid.
 
         It is forked twice, so that it becomes the supervisor's child: the supervisor

@@ -1,7 +1,7 @@
 """Letting unprivileged workers read the interpreter when it lives in a private home.
 
 Started as root, workers become other users. When Python or its packages lie below a
-folder that only root may enter (`/root/.pyenv`, a project in `/root`), an import in a
+folder that only root may enter (a home, a project in one), an import in a
 worker would fail. The template then takes a mount namespace of its own and puts an
 empty folder over the private one, with nothing in it but the paths that Python needs:
 workers can import, and see less of that home than before, not more.
