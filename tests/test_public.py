@@ -19,6 +19,7 @@ NAMES = [
     "Request",
     "Response",
     "StreamingResponse",
+    "UploadFile",
     "WebSocket",
     "WebSocketDisconnect",
     "__version__",

@@ -1,4 +1,4 @@
-"""Stream a language model's answer, token by token."""
+"""Stream a language model's answer."""
 
 # Needs a server that speaks Ollama's API, with the model pulled (`ollama pull mistral`),
 # and its address as AI_INFERENCE_API_HOST in supabase/functions/.env.

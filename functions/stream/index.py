@@ -1,4 +1,4 @@
-"""Send server-sent events, one tick at a time."""
+"""Send server-sent events."""
 
 # Call it, with the keys of `eval "$(functions keys)"`; -N lets curl show each event as it comes:
 #   curl -N "http://localhost:54321/functions/v1/stream?n=5&interval=0.5" -H "Authorization: Bearer $ANON_KEY"

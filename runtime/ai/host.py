@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from runtime.ai.engine import EngineClient
+from runtime.ai.llm.server import Server
 from runtime.frames import ModelCard
 
 
@@ -34,15 +35,24 @@ class Host:
             return os.path.normpath(os.path.join(self.folder or os.getcwd(), model))
         return model if model in self.models else None
 
+    def server(self, model: str, host: str | None, key: str | None, mode: str | None) -> Server | None:
+        """The LLM server of a session for this model; as `Server.find` has it."""
+        return Server.find(os.environ, host, key, mode)
+
 
 _host: Host | None = None
 
 
 def install(models: Iterable[ModelCard], folder: str = "") -> Host:
     """Say what is here, once, before any function's code runs."""
+    return use(Host(models, folder))
+
+
+def use(host: Host) -> Host:
+    """Let sessions ask this one from now on."""
     global _host
-    _host = Host(models, folder)
-    return _host
+    _host = host
+    return host
 
 
 def current() -> Host:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import msgspec
 
 from runtime.ai import host as hosts
 from runtime.ai.engine import Result
-from runtime.ai.llm.server import Server
 from runtime.ai.texts import checked, grouped, vectors
 from runtime.ai.timeout import Clock, Timeout, timeout_of
 from runtime.errors import InvalidInput, ModelNotFound
@@ -65,10 +63,14 @@ class Session:
             given = "empty" if isinstance(model, str) else type(model).__name__
             raise InvalidInput(f"The model's name is {given}: give a name such as 'gte-small'")
         self.model = model
-        self._local = None if host else hosts.current().find(model)
-        self._server = None if self._local else Server.find(os.environ, host, api_key, mode)
+        self._local = None if host else self._host.find(model)
+        self._server = None if self._local else self._host.server(model, host, api_key, mode)
         if self._local is None and self._server is None:
-            raise ModelNotFound(_not_found(model))
+            raise ModelNotFound(_not_found(model, self._host))
+
+    @property
+    def _host(self) -> hosts.Host:
+        return hosts.current()
 
     def __repr__(self) -> str:
         return f"Session({self.model!r})"
@@ -87,7 +89,7 @@ class Session:
         """
         if self._local is not None:
             clock = Clock(timeout_of(timeout), self.model)
-            await clock.bounded(hosts.current().engine.warm(self._local))
+            await clock.bounded(self._host.engine.warm(self._local))
         elif self._server is not None and self._server.mode == "ollama":
             await self.run("", timeout=timeout)
 
@@ -157,7 +159,7 @@ class Session:
         self, texts: list[str], mean_pool: bool, normalize: bool, timeout: Timeout | float | None
     ) -> Result:
         assert self._local is not None
-        host = hosts.current()
+        host = self._host
         if not texts:
             card = host.models.get(self._local)
             return Result(bytearray(), card.dimensions if card else 0, [], [], [])
@@ -199,8 +201,8 @@ def _content(prompt: object) -> str | Mapping[str, Any]:
     )
 
 
-def _not_found(model: str) -> str:
-    names = ", ".join(sorted(hosts.current().models)) or "none"
+def _not_found(model: str, host: hosts.Host) -> str:
+    names = ", ".join(sorted(host.models)) or "none"
     return (
         f"There is no local model {model!r} (there are: {names}; see `functions models list`). If an LLM "
         "server has it, set AI_INFERENCE_API_HOST in supabase/functions/.env, e.g. to http://localhost:11434"

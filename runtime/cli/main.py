@@ -23,6 +23,7 @@ COMMANDS = {
     "list": "runtime.cli.listing",
     "invoke": "runtime.cli.invoke",
     "keys": "runtime.cli.keys",
+    "health": "runtime.cli.health",
     "models": "runtime.cli.models",
 }
 """Command → the module that has it as `command`, in the order of the help text."""

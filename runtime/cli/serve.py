@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 @click.option(
     "--port", type=click.IntRange(0, 65535), metavar="N", help="0 takes a free port. Default: 54321."
 )
+@click.option(
+    "--prefix",
+    metavar="PATH",
+    help='Where functions are; "" behind a gateway that strips it. Default: /functions/v1.',
+)
 @click.option("--no-verify-jwt", is_flag=True, help="Let every request in, with or without a key.")
 @click.option(
     "--log-format",
@@ -33,6 +38,7 @@ def command(
     env_file: str | None,
     host: str | None,
     port: int | None,
+    prefix: str | None,
     no_verify_jwt: bool,
     log_format: str,
     root: str | None,
@@ -55,6 +61,7 @@ def command(
             env_file=os.path.abspath(env_file) if env_file else None,
             host=host,
             port=port,
+            prefix=prefix,
             verify_jwt=False if no_verify_jwt else None,
             log_format=cast("LogFormat", log_format),
         )

@@ -153,6 +153,8 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         scope = exchange.scope
+        if exchange.status == 200 and not exchange.function:
+            return  # one of our own pages: health checks and collectors ask every few seconds
         self._logbook.request(
             "WS" if exchange.is_socket else scope["method"],
             scope["path"],

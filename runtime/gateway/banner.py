@@ -22,7 +22,7 @@ def banner(project: Project, registry: Registry, base: str, models: list[str]) -
     if len(names) > _SHOWN:
         lines.append(f"   … and {len(names) - _SHOWN} more: functions list")
     if not names:
-        lines.append("   none yet: functions new hello")
+        lines.append(f"   none yet in {project.settings.root}/functions: functions new hello")
     lines.append(f"Models: {', '.join(models)}" if models else "Models: none (functions models list)")
     if names:
         lines += ["", "Try it:", f"  {_curl(project, url, 'hello' if 'hello' in names else names[0])}"]

@@ -20,7 +20,7 @@ PREFLIGHT = "runtime.preflight"
 PERMISSION = "runtime.permission"
 """Key of the scope: the headers with which a preflight is to be answered, if its host is served at all."""
 
-EXPOSED = (b"sb-error-code", requestid.HEADER)
+EXPOSED = (b"sb-error-code", requestid.HEADER, b"x-relay-error")
 """Response headers of ours that a browser's script may read."""
 
 _ALLOW_ORIGIN = b"access-control-allow-origin"

@@ -69,12 +69,25 @@ class Deployment:
         self.settled.clear()
         if self._rolling is not None:
             self._rolling.cancel()  # a newer save overtakes one that is still booting
+        if self._serves(generation):  # a save was taken back: what goes on undisturbed is the point of it
+            self._rejected = ""
+            self.settle()
+            return
         self._rolling = asyncio.get_running_loop().create_task(self._roll(generation))
 
     def settle(self) -> None:
         """Nothing (more) is on its way: who waits need not."""
         self._begun.set()
         self.settled.set()
+
+    def _serves(self, generation: Generation) -> bool:
+        pool = self._pool
+        return (
+            pool is not None
+            and pool.proven
+            and pool.state not in ("failed", "draining")
+            and generation.same_as(pool.generation)
+        )
 
     async def _roll(self, generation: Generation) -> None:
         old = self._pool
@@ -128,6 +141,11 @@ class Deployment:
     def meet_engine(self) -> None:
         if self._pool is not None:
             self._pool.meet_engine()
+
+    def dismiss(self, reason: str) -> None:
+        """Close the WebSockets; other requests go on."""
+        if self._pool is not None:
+            self._pool.dismiss(reason)
 
     async def close(self, seconds: float, reason: str) -> None:
         """End every worker of every generation."""

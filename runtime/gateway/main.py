@@ -32,6 +32,7 @@ from runtime.gateway.registry import Registry
 from runtime.gateway.reload import file_saves, is_watched, project_saves
 from runtime.gateway.worker import Services
 from runtime.marks import shared_file
+from runtime.project import static
 from runtime.project.load import load
 from runtime.project.settings import Keys, Options, Project
 
@@ -115,7 +116,8 @@ class Main:
         self._services = Services(
             self._forker, self._engine, self._logbook, project.settings.root, start.boot.temp
         )
-        self._registry = Registry(self._services, self._base)
+        # Behind a gateway of its own (`http://kong:8000`) a server does not know its address by itself.
+        self._registry = Registry(self._services, start.environ.get("SUPABASE_URL") or self._base)
         self._registry.expect(project)
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
@@ -186,8 +188,11 @@ class Main:
             await self._registry.apply(self._project)
 
     async def _follow_files(self) -> None:
-        async for _ in project_saves(self._project.settings.root):
+        async for _ in project_saves(self._project.settings.root, self._static_places):
             await self._reload()
+
+    def _static_places(self) -> dict[str, bool]:
+        return static.places(self._project.functions.values())
 
     async def _follow_env_file(self, path: str) -> None:
         async for _ in file_saves(path):
@@ -237,6 +242,7 @@ class Main:
     def _drain(self) -> None:
         self._gateway.draining = True
         self._logbook.tell("shutting down: finishing what is in flight")
+        self._registry.dismiss("termination")
         if self._server is not None:
             self._server.should_exit = True
 

@@ -21,6 +21,7 @@ _LONGEST_WAIT_S = 30.0
 _FIRST_WAIT_S = 0.05
 _DOUBLINGS = 10  # more than enough for the longest wait
 _BOOT_ATTEMPTS = 3
+_AGAIN = "try again shortly"
 
 
 class Pool:
@@ -51,6 +52,8 @@ class Pool:
         self._retry_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._boots = 0  # workers on their way
+        self._guests: set[Callable[[str], None]] = set()
+        self._dismissed = False
 
     # taking and giving back
 
@@ -85,7 +88,9 @@ class Pool:
         if self.state == "draining":
             raise ShuttingDown
         if self._limits.queue and len(self._queue) >= self._limits.queue:
-            raise Overloaded
+            raise Overloaded(
+                f"{self._limits.queue} requests wait for this function already (queue); {_AGAIN}"
+            )
         if not (self.workers or self._boots or self._tasks):
             self._spawn()  # `min_workers = 0`, and the last one has ended
         ticket: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
@@ -95,7 +100,7 @@ class Pool:
                 return await ticket
         except TimeoutError:
             self._hand_on(ticket)
-            raise Overloaded from None
+            raise self._no_room() from None
         except asyncio.CancelledError:
             self._hand_on(ticket)
             raise
@@ -105,6 +110,15 @@ class Pool:
         if self.state == "booting" and wait:
             wait += self._limits.boot_s
         return wait or None
+
+    def _no_room(self) -> Overloaded:
+        waited = f"No worker had room for this request within {self._limits.queue_wait_s:g} s (queue_wait_s)"
+        if not self.workers:
+            return Overloaded(f"{waited}; {_AGAIN}")
+        each = self.workers[0].concurrency
+        return Overloaded(
+            f"{waited}: each takes {each} requests and WebSockets at once (concurrency); {_AGAIN}"
+        )
 
     def _hand_on(self, ticket: asyncio.Future[Worker]) -> None:
         """A waiter leaves; the slot that it was given in the same moment goes to the next."""
@@ -138,6 +152,28 @@ class Pool:
             if not ticket.done():
                 worker.in_flight += 1
                 ticket.set_result(worker)
+
+    # WebSockets, which nobody waits for: they may stay open for ever
+
+    def enter(self, part: Callable[[str], None]) -> None:
+        """A WebSocket begins; `part` closes it, and is told why, when the workers are to leave.
+
+        Raises:
+            ShuttingDown: they are leaving already.
+        """
+        if self._dismissed:
+            raise ShuttingDown
+        self._guests.add(part)
+
+    def leave(self, part: Callable[[str], None]) -> None:
+        """A WebSocket is over."""
+        self._guests.discard(part)
+
+    def dismiss(self, reason: str) -> None:
+        """Close the WebSockets, and begin no others."""
+        self._dismissed = True
+        for part in tuple(self._guests):
+            part(reason)
 
     # keeping workers alive
 
@@ -248,6 +284,7 @@ class Pool:
     async def close(self, seconds: float, reason: str) -> None:
         """Take no more requests; end every worker, after at most `seconds` for what it has."""
         self.state = "draining"
+        self.dismiss(reason)
         self._refuse_queue(ShuttingDown())
         for task in self._tasks:
             task.cancel()

@@ -119,6 +119,11 @@ class Registry:
         """Wait until every deployment has booted or failed."""
         await asyncio.gather(*(deployment.settled.wait() for deployment in self.deployments))
 
+    def dismiss(self, reason: str) -> None:
+        """Close every WebSocket."""
+        for deployment in self.deployments:
+            deployment.dismiss(reason)
+
     async def close(self, seconds: float, reason: str) -> None:
         """End every worker."""
         await asyncio.gather(*(deployment.close(seconds, reason) for deployment in self.deployments))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from watchfiles import BaseFilter, Change, awatch
 
@@ -14,6 +14,10 @@ _FOLDERS = ("functions", "supabase")
 _IGNORED_FOLDERS = frozenset(
     (".git", ".functions", ".venv", "venv", "node_modules", "__pycache__", ".idea", ".vscode", ".mypy_cache")
 )
+Places = Mapping[str, bool]
+"""Folders elsewhere in the project that are to be watched; true: those below them too."""
+Mark = tuple[int, ...]
+
 _IGNORED_ENDINGS = ("~", ".tmp", ".swp", ".swx", ".swo", ".pyc", ".orig")
 
 
@@ -38,20 +42,31 @@ class Saves(BaseFilter):
         return _IGNORED_FOLDERS.isdisjoint(parts)
 
 
-async def project_saves(root: str) -> AsyncIterator[set[str]]:
-    """The paths saved in `functions/` and `supabase/` below `root`, in batches.
+async def project_saves(root: str, places: Callable[[], Places] = dict) -> AsyncIterator[set[str]]:
+    """The paths saved in `functions/` and `supabase/` below `root`, and in `places`, in batches.
 
     A folder may come, go, or be replaced by another meanwhile: then a batch is empty.
+    So it is for a file that lies in the project's own folder.
 
     Set WATCHFILES_FORCE_POLLING where the file system sends no events (network shares,
     some containers).
+
+    Args:
+        places: asked again after each batch, for it may have changed them.
     """
+
+    def look() -> dict[str, Mark]:
+        return _marks(root, places())
+
     while True:
-        known, other = await asyncio.to_thread(_folders, root), asyncio.Event()
-        looking = asyncio.get_running_loop().create_task(_until_other_folders(root, known, other))
+        known, other = await asyncio.to_thread(look), asyncio.Event()
+        looking = asyncio.get_running_loop().create_task(_until_other(root, look, known, other))
+        folders = [path for path, mark in known.items() if len(mark) == 1]
         try:
-            async for batch in _saves(list(known), Saves(root), other):
+            async for batch in _saves(folders, Saves(root), other):
                 yield batch
+                if await asyncio.to_thread(look) != known:
+                    break
         finally:
             looking.cancel()
         yield set()
@@ -81,8 +96,10 @@ async def _saves(
         yield {path for _, path in changes}
 
 
-async def _until_other_folders(root: str, known: dict[str, int], other: asyncio.Event) -> None:
-    """Set `other` when the folders to be watched are no longer those that are known."""
+async def _until_other(
+    root: str, look: Callable[[], dict[str, Mark]], known: dict[str, Mark], other: asyncio.Event
+) -> None:
+    """Set `other` when what is to be watched is no longer what is known."""
     looks = awatch(
         root,
         watch_filter=None,
@@ -92,7 +109,7 @@ async def _until_other_folders(root: str, known: dict[str, int], other: asyncio.
         yield_on_timeout=True,
     )
     async for _ in looks:
-        if await asyncio.to_thread(_folders, root) != known:
+        if await asyncio.to_thread(look) != known:
             break
     other.set()
 
@@ -102,10 +119,31 @@ def is_watched(root: str, path: str) -> bool:
     return any(path.startswith(os.path.join(root, name) + os.sep) for name in _FOLDERS)
 
 
-def _folders(root: str) -> dict[str, int]:
-    """The folders there are, with their inodes: one that was replaced has to be watched anew."""
-    folders = {}
-    for folder in (os.path.join(root, name) for name in _FOLDERS):
-        if os.path.isdir(folder):
-            folders[folder] = os.stat(folder).st_ino
-    return folders
+def _marks(root: str, places: Places) -> dict[str, Mark]:
+    """The folders to be watched, with their inodes: one that was replaced has to be watched anew.
+
+    Of the project's own folder, which holds too much to be watched, the files themselves,
+    with what changes when they are saved.
+    """
+    wanted = [os.path.join(root, name) for name in _FOLDERS]
+    wanted += [path for path in places if path != root and not is_watched(root, path)]
+    if root in places:
+        wanted += _visible(root, deep=places[root])
+    found: dict[str, Mark] = {}
+    for path in wanted:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            continue
+        inner = os.path.isdir(path)
+        found[path] = (stat.st_ino,) if inner else (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def _visible(root: str, *, deep: bool) -> list[str]:
+    """The files in the project's folder, and the folders in it when those matter."""
+    return [
+        entry.path
+        for entry in os.scandir(root)
+        if not entry.name.startswith(".") and entry.name not in _IGNORED_FOLDERS and (deep or entry.is_file())
+    ]

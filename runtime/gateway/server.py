@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
 import socket
 from collections.abc import Generator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from runtime.gateway.guard import GuardedHttpProtocol
+from runtime.gateway.guard import LINGER_S, GuardedHttpProtocol
 from runtime.gateway.sockets import MAX_MESSAGE
 from runtime.project.settings import Settings
 
 _BACKLOG = 2048
 _OWN = 128
+_FLUSH_S = 10.0
 
 
 class Server(uvicorn.Server):
@@ -27,6 +31,25 @@ class Server(uvicorn.Server):
         yield
 
 
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, without its own ways to end a WebSocket when the server stops (1012, or a bare 500).
+
+    The gateway closes each with a code and a reason, and the handshakes in flight are answered.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.close_timeout = LINGER_S
+
+    def shutdown(self) -> None:
+        """Leave it to the gateway."""
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """All is said; a client that does not take it is given up."""
+        super().on_task_complete(task)
+        self.loop.call_later(_FLUSH_S, self.transport.abort)
+
+
 def make(app: ASGIApp, settings: Settings, protocol: type[GuardedHttpProtocol]) -> Server:
     """A server for `app`, not started yet."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
@@ -34,7 +57,7 @@ def make(app: ASGIApp, settings: Settings, protocol: type[GuardedHttpProtocol]) 
     config = uvicorn.Config(
         app,
         http=protocol,
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=MAX_MESSAGE,
         lifespan="off",
         log_config=None,

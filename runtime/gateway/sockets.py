@@ -8,7 +8,7 @@ import contextlib
 from starlette.types import Message
 
 from runtime import frames
-from runtime.errors import ChannelClosed, HostError, WorkerError, rule_of
+from runtime.errors import ChannelClosed, HostError, ShuttingDown, WorkerError, rule_of
 from runtime.framing import MAX_FRAME
 from runtime.gateway import requestid
 from runtime.gateway.deployment import Deployment
@@ -20,7 +20,13 @@ from runtime.gateway.pool import Pool
 from runtime.gateway.worker import ResponseStream, Worker
 
 _VANISHED, _SERVER_ERROR = 1006, 1011
-_FAREWELL_S = 10.0  # how long a function may still work after its client has left
+_GOING_AWAY, _SERVICE_RESTART = 1001, 1012  # RFC 6455, section 7.4.1, and the registry that it founded
+_PARTINGS = {
+    "reload": (_SERVICE_RESTART, "a new version of the function is served"),
+    "removed": (_GOING_AWAY, "the function is no longer served"),
+    "termination": (_GOING_AWAY, "the server is shutting down"),
+}
+_FAREWELL_S = 10.0  # how long a function may still work after its socket was closed
 _LONGEST_DENIAL = 1024 * 1024
 MAX_MESSAGE = MAX_FRAME - 1024
 """Longest message in bytes, either way."""
@@ -34,25 +40,33 @@ async def carry(
     Args:
         subprotocol: what to echo when the function chooses none (it carried the token).
 
+    When its worker is to leave, it is closed with a code that says why: 1012 for a newer
+    version, 1001 for a function or server that goes.
+
     Raises:
         FunctionsError: the handshake failed.
         ClientGone: the client left before its end.
     """
     await exchange.receive()  # websocket.connect
-    for last in (False, True):
+    again = False
+    while True:
         pool, worker = await _turn(exchange, deployment)
         try:
             stream = await connection(worker)
             head.generation = pool.generation.name
             try:
-                await _Socket(exchange, stream, subprotocol).run(head)
+                await _Socket(exchange, stream, subprotocol).run(head, pool)
             finally:
                 stream.abort()
             return
         except NotAccepted:
             pool.discard(worker)
-            if last:
+            if again:
                 raise WorkerError from None
+            again = True
+        except ShuttingDown:
+            if deployment.pool is pool:
+                raise  # else a newer generation has taken over in this moment
         finally:
             pool.release(worker, None)
 
@@ -86,22 +100,42 @@ async def _event(exchange: Exchange) -> Message:
 class _Socket:
     def __init__(self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None) -> None:
         self._exchange, self._stream, self._subprotocol = exchange, stream, subprotocol
-        self._open = self._denied = self._left = False
+        self._open = self._denied = self._left = self._closed = False
         self._farewell: asyncio.TimerHandle | None = None
+        self._parting = ""  # why the host closes it
+        self._saying_so: asyncio.Task[None] | None = None
         self._denied_with = 0  # bytes
 
-    async def run(self, head: frames.Head) -> None:
+    async def run(self, head: frames.Head, pool: Pool) -> None:
+        pool.enter(self._part)
         self._stream.begin(self._on_accepted)
         self._stream.send(head)
-        inbound = asyncio.get_running_loop().create_task(self._inbound())
+        self._listening = asyncio.get_running_loop().create_task(self._inbound())
         try:
             await self._relay()
         except ChannelClosed:
             await self._lost()
         finally:
-            inbound.cancel()
+            pool.leave(self._part)
+            self._listening.cancel()
             if self._farewell is not None:
                 self._farewell.cancel()
+        if self._saying_so is not None:
+            await asyncio.wait([self._saying_so], timeout=_FAREWELL_S)
+            self._saying_so.cancel()
+
+    def _part(self, reason: str) -> None:
+        """Close it, since its worker leaves; a handshake that has begun is finished first."""
+        self._parting = reason
+        if self._open and not self._left:
+            self._listening.cancel()  # the function hears nothing after the end
+            self._leave(*_PARTINGS[reason])
+            # A client that does not read must not keep the others waiting.
+            self._saying_so = asyncio.get_running_loop().create_task(self._say_goodbye(*_PARTINGS[reason]))
+
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            await self._close(code, reason)
 
     async def _relay(self) -> None:
         """Pass the function's frames on to the last; after the client's leaving they are for nobody."""
@@ -146,6 +180,8 @@ class _Socket:
         await self._exchange.send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
         self._open = True
         self._exchange.status = 101
+        if self._parting:
+            self._part(self._parting)
 
     async def _fail(self, error: HostError) -> bool:
         """End with an error, as far as the client can still be told."""
@@ -175,6 +211,10 @@ class _Socket:
         return [*headers, (requestid.HEADER, self._exchange.request_id.encode())]
 
     async def _close(self, code: int, reason: str) -> None:
+        """Close it; only the first to do so is heard."""
+        if self._closed:
+            return
+        self._closed = True
         if not self._open:
             await self._deny(403, [])
             return await self._deny_body(b"", False)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from runtime.errors import ConfigError
+from runtime.project import static
 from runtime.project.config import PATH, Config, Declared
 from runtime.project.settings import Function
 
@@ -43,7 +44,8 @@ def find_functions(root: str, config: Config) -> tuple[dict[str, Function], list
     calling it tells what is missing.
 
     Raises:
-        ConfigError: two folders have the same name, or an entry file lies outside its folder.
+        ConfigError: two folders have the same name, an entry file lies outside its folder, or
+            static files lie outside the project.
     """
     notes: list[str] = []
     folders = list(_folders(root, config, notes))
@@ -56,7 +58,7 @@ def find_functions(root: str, config: Config) -> tuple[dict[str, Function], list
         if len(candidates) > 1:
             raise _doubled(candidates)
         if candidates:
-            functions[name] = _function(candidates[0], config)
+            functions[name] = _function(candidates[0], root, config)
     for name in config.functions.keys() - {folder.name for folder in folders}:
         notes.append(f"{PATH}: functions.{name} is ignored: there is no function of that name")
     return functions, sorted(notes)
@@ -138,18 +140,21 @@ def _doubled(folders: list[Folder]) -> ConfigError:
     )
 
 
-def _function(folder: Folder, config: Config) -> Function:
+def _function(folder: Folder, root: str, config: Config) -> Function:
     declared = config.functions.get(folder.name, Declared(limits=config.limits))
-    return Function(
+    function = Function(
         **declared.options
         | {
             "name": folder.name,
             "directory": folder.path,
+            "root": root,
             "entrypoint": folder.entrypoint,
             "description": describe(os.path.join(folder.path, folder.entrypoint)),
             "limits": declared.limits,
         }
     )
+    static.check(function, f"{config.file}: functions.{folder.name}.static_files")
+    return function
 
 
 def describe(path: str) -> str:

@@ -18,6 +18,16 @@ SECRET_KEYS = "SUPABASE_SECRET_KEYS"
 PRIVILEGED = frozenset({DATABASE_URL, SERVICE_KEY, SECRET_KEYS})
 """What `[functions.NAME] secrets` covers beside the project's variables."""
 
+HANDED_ON = (
+    DATABASE_URL,
+    *("AI_INFERENCE_API_HOST", "AI_INFERENCE_API_KEY", "AI_INFERENCE_API_MODE", "EMBEDDING_MODEL"),
+)
+"""Variables of the server itself that functions get too; they win over the env file.
+
+A container is configured by its environment: where the models are is known there, not in a
+file that came from somebody's own machine. Nothing else of the server's environment is passed on.
+"""
+
 MAX_BYTES = 512 * 1024
 """Names and values of one function's environment; it travels in one message."""
 

@@ -10,12 +10,16 @@ import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from runtime.errors import EnvFileError, UsageError
+from runtime.project import static
 from runtime.project.config import PATH, Config, read_config
 from runtime.project.discovery import find_functions
 from runtime.project.envfile import read_env_file, without_reserved
-from runtime.project.environment import DATABASE_URL, PRIVILEGED, own_environment
+from runtime.project.environment import HANDED_ON, PRIVILEGED, own_environment
 from runtime.project.keys import load_keys
+from runtime.project.schema import Prefix
 from runtime.project.settings import AI, Function, Limits, Options, Project, Settings
 
 PLANNED = ("policy", "max_workers_total", "memory_mb_total")
@@ -71,7 +75,7 @@ def load(options: Options, environ: Mapping[str, str]) -> Project:
     if not os.path.isdir(root):
         raise UsageError("there is no such folder", where=root, remedy="check --root")
     config = read_config(root, environ)
-    settings = _settings(root, options, config)
+    settings = _settings(root, options, config, environ)
     environment, skipped = _environment(settings.env_file, config, environ)
     functions, ignored = find_functions(root, config)
     return Project(
@@ -83,6 +87,7 @@ def load(options: Options, environ: Mapping[str, str]) -> Project:
             dict.fromkeys(
                 (
                     *config.notes,
+                    *_open_to_all(environ),
                     *skipped,
                     *ignored,
                     *_own_notes(functions.values(), environment),
@@ -115,7 +120,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _settings(root: str, options: Options, config: Config) -> Settings:
+def _settings(root: str, options: Options, config: Config, environ: Mapping[str, str]) -> Settings:
     if options.port is not None and not 0 <= options.port <= 65535:
         raise UsageError(
             f"{options.port} is no port number", where="--port", remedy="use one from 0 to 65535"
@@ -124,13 +129,39 @@ def _settings(root: str, options: Options, config: Config) -> Settings:
         raise UsageError(
             "is empty", where="--host", remedy="use 127.0.0.1, or 0.0.0.0 to serve every network"
         )
-    said = {"host": options.host, "port": options.port, "verify_jwt": options.verify_jwt}
+    said = {
+        "host": options.host,
+        "port": options.port,
+        "prefix": _prefix(options.prefix),
+        "verify_jwt": options.verify_jwt if options.verify_jwt is not None else _verify_jwt(environ),
+    }
     if options.log_format != "auto":
         said["log_format"] = options.log_format
     given = config.settings | {key: value for key, value in said.items() if value is not None}
     given["host"] = given.get("host", "127.0.0.1").strip("[]")
     given["ai"] = _with_absolute_store(root, given["ai"])
     return Settings(**given, root=root, env_file=_env_file(root, options))
+
+
+def _prefix(said: str | None) -> str | None:
+    try:
+        return msgspec.convert(said, Prefix | None)
+    except msgspec.ValidationError:
+        raise UsageError(
+            f"{said!r} is no prefix", where="--prefix", remedy='use a path like /functions/v1, or ""'
+        ) from None
+
+
+def _verify_jwt(environ: Mapping[str, str]) -> bool | None:
+    """What `VERIFY_JWT` says for every function, as with a self-hosted Supabase; True leaves it to them."""
+    said = environ.get("VERIFY_JWT", "").lower()
+    if said not in ("", "true", "false"):
+        raise UsageError("is neither true nor false", where="VERIFY_JWT", remedy="set it to one of them")
+    return False if said == "false" else None
+
+
+def _open_to_all(environ: Mapping[str, str]) -> list[str]:
+    return ["VERIFY_JWT is false: every function answers without a key"] if _verify_jwt(environ) is False else []
 
 
 def _with_absolute_store(root: str, ai: AI) -> AI:
@@ -156,13 +187,14 @@ def _environment(
     if env_file is not None:
         from_file, skipped = without_reserved(read_env_file(env_file), env_file)
         notes += skipped
-    database = environ.get(DATABASE_URL)
-    return configured | from_file | ({DATABASE_URL: database} if database else {}), notes
+    handed_on = {name: environ[name] for name in HANDED_ON if environ.get(name)}
+    return configured | from_file | handed_on, notes
 
 
 def _own_notes(functions: Iterable[Function], environment: Mapping[str, str]) -> list[str]:
     notes = []
     for function in functions:
+        notes += static.find(function).notes
         own: Mapping[str, str] = {}
         try:
             own, skipped = own_environment(function)

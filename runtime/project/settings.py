@@ -2,7 +2,8 @@
 
 Flags win over the environment, the environment over `supabase/config.toml`, that over
 the defaults below. `runtime.project.load` builds them; nobody changes them afterwards:
-a changed file makes a new `Project`.
+a changed file makes a new `Project`. What a docstring says of a key is its row in
+`docs/configuration.md`, which `make docs` writes.
 """
 
 from __future__ import annotations
@@ -33,12 +34,29 @@ class Options(Setting, frozen=True, kw_only=True):
     env_file: str | None = None
     host: str | None = None
     port: int | None = None
+    prefix: str | None = None
     verify_jwt: bool | None = None
     log_format: LogFormat = "auto"
 
 
 class Limits(Setting, frozen=True, kw_only=True):
-    """`[functions.NAME]` over `[edge_runtime.defaults]`. 0 switches a limit off."""
+    """`[functions.NAME]` over `[edge_runtime.defaults]`. 0 switches a limit off.
+
+    Attributes:
+        memory_mb: memory of one worker
+        cpu_ms: processor time of one request
+        timeout_s: longest that a request may take
+        idle_s: longest until the first byte of the answer
+        websocket_idle_s: longest silence on a WebSocket
+        max_body_mb: largest request body; a MB has a million bytes
+        concurrency: requests at a time in one worker; none: 100, and 8 for a plain `def`
+        queue: requests that may wait for a worker
+        queue_wait_s: how long they may wait
+        boot_s: how long loading may take
+        tmp_mb: size of a worker's temporary folder
+        min_workers: workers kept ready
+        max_workers: most workers; none: one per processor core
+    """
 
     memory_mb: int = 512
     cpu_ms: int = 10_000
@@ -46,26 +64,35 @@ class Limits(Setting, frozen=True, kw_only=True):
     idle_s: float = 150
     websocket_idle_s: float = 300
     max_body_mb: float = 50
-    concurrency: int | None = None  # None: 100, and 8 for a plain `def`
+    concurrency: int | None = None
     queue: int = 512
     queue_wait_s: float = 10
     boot_s: float = 10
     tmp_mb: int = 512
     min_workers: int = 1
-    max_workers: int | None = None  # None: one per core
+    max_workers: int | None = None
 
 
 class Function(Setting, frozen=True, kw_only=True):
     """One function on disk.
 
     Attributes:
+        name: the folder's name, which is its address.
         directory: absolute; the folder `functions/NAME`.
-        entrypoint: the entry file, relative to `directory`.
-        secrets: names that the function may see of the project's; None: all.
+        root: absolute; the project, where its static files may lie.
+        enabled: `false`: the function answers 404
+        verify_jwt: `false`: no key needed
+        entrypoint: the file to load, inside the function's folder
+        static_files: patterns of files from elsewhere in the project that belong to the function
+        cors: `"function"`: the function answers preflights itself
+        retry: `"idempotent"`: a request may be sent again after a crash
+        secrets: names of the project's variables and keys that the function may see; none: all
+        description: first line of the entry file's docstring.
     """
 
     name: str
     directory: str
+    root: str = ""
     entrypoint: str = "index.py"
     enabled: bool = True
     verify_jwt: bool = True
@@ -73,12 +100,18 @@ class Function(Setting, frozen=True, kw_only=True):
     retry: Literal["never", "idempotent"] = "never"
     secrets: tuple[str, ...] | None = None
     static_files: tuple[str, ...] = ()
-    description: str = ""  # first line of the entry file's docstring
+    description: str = ""
     limits: Limits = Limits()
 
 
 class Auth(Setting, frozen=True, kw_only=True):
-    """`[auth]`: how tokens are checked. None: the claim is not looked at."""
+    """`[auth]`: how tokens are checked. None: the claim is not looked at.
+
+    Attributes:
+        issuer: what `iss` of a token must be
+        audience: what `aud` must contain
+        leeway_s: tolerated difference between clocks, in seconds
+    """
 
     issuer: str | None = None
     audience: str | None = None
@@ -86,7 +119,14 @@ class Auth(Setting, frozen=True, kw_only=True):
 
 
 class Cors(Setting, frozen=True, kw_only=True):
-    """`[edge_runtime.cors]`: how the host answers preflights."""
+    """`[edge_runtime.cors]`: how the host answers preflights.
+
+    Attributes:
+        allow_origins: origins that may call
+        allow_headers: request headers that they may send
+        allow_methods: methods that they may use
+        max_age_s: how long browsers may remember the answer, in seconds
+    """
 
     allow_origins: tuple[str, ...] = ("*",)
     allow_headers: tuple[str, ...] = (
@@ -95,6 +135,7 @@ class Cors(Setting, frozen=True, kw_only=True):
         "apikey",
         "content-type",
         "x-retry-count",
+        "x-region",
         "traceparent",
         "tracestate",
         "baggage",
@@ -107,10 +148,10 @@ class AI(Setting, frozen=True, kw_only=True):
     """`[ai]`: local models.
 
     Attributes:
-        models_dir: the model store; empty: `$XDG_DATA_HOME/functions/models`.
-        preload: models loaded and warmed before the server is ready; None: the value of
-            `EMBEDDING_MODEL` in the env file, else `gte-small`, whichever the store has.
-        threads: worker threads of the engine; 0: one per core.
+        models_dir: where models are kept; empty: `$XDG_DATA_HOME/functions/models`
+        preload: models loaded before the server is ready; none: `EMBEDDING_MODEL` of the env file,
+            or gte-small
+        threads: threads for inference; 0: one per processor core
     """
 
     models_dir: str = ""
@@ -122,10 +163,25 @@ class Settings(Setting, frozen=True, kw_only=True):
     """The whole configuration.
 
     Attributes:
-        hosts: host names served on loopback besides localhost, 127.0.0.1, [::1] and
-            host.docker.internal.
-        trusted_proxies: addresses whose `X-Forwarded-*` headers count.
-        prefix: where functions live; may be empty.
+        project_id: the project's name
+        root: absolute path of the project.
+        port: where the server listens
+        enabled: `false`: serve no function
+        policy: `"oneshot"` will start a worker for each request
+        host: the address to listen on
+        prefix: where functions are; may be empty
+        hosts: more host names to answer to on loopback, besides localhost, 127.0.0.1, [::1] and
+            host.docker.internal
+        trusted_proxies: addresses and networks whose `X-Forwarded-*` headers count
+        max_head_kb: largest block of request headers
+        head_s: seconds in which it must arrive
+        shutdown_s: seconds that running requests get when the server stops
+        max_workers_total: workers of all functions together; 0: no limit
+        memory_mb_total: memory of all workers together; 0: no limit
+        inspector_port: kept for compatibility
+        log_format: `"plain"` or `"json"`; `"auto"` is for people on a terminal
+        verify_jwt: False: `--no-verify-jwt`, for every function.
+        env_file: the file that was read; None: there is none.
     """
 
     project_id: str = ""
@@ -144,8 +200,8 @@ class Settings(Setting, frozen=True, kw_only=True):
     memory_mb_total: int = 0
     inspector_port: int = 8083
     log_format: LogFormat = "auto"
-    verify_jwt: bool | None = None  # False: --no-verify-jwt, for every function
-    env_file: str | None = None  # the file that was read
+    verify_jwt: bool | None = None
+    env_file: str | None = None
     auth: Auth = Auth()
     cors: Cors = Cors()
     ai: AI = AI()

@@ -1,13 +1,13 @@
 """A function's files at one moment: what a generation is made of.
 
 The digest of paths, contents and entry file names the generation. Files keep the path
-that they have below the parent folder, which the function's own folder and `_shared/`
-have in common: `hello/index.py`, `_shared/db.py`.
+that they have from the parent folder on, which the function's own folder and `_shared/`
+have in common: `hello/index.py`, `_shared/db.py`, and `../assets/page.html` for a static
+file from elsewhere in the project.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import posixpath
@@ -18,15 +18,13 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from runtime.errors import ConfigError
+from runtime.project import static
 from runtime.project.settings import Function
+from runtime.project.skipped import is_skipped
 
 MAX_BYTES = 64 * 1024 * 1024
 SHARED = "_shared"
 
-_SKIPPED = (
-    *(".*", "__pycache__", "venv", "node_modules", "*.pyc"),
-    *("*~", "*.sw[opx]", "*.tmp", "*.orig", "#*", "___*", "4913"),  # what editors drop
-)
 _ATTEMPTS = 5
 _PAUSE_S = 0.02
 
@@ -54,11 +52,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def take(function: Function) -> Snapshot:
-    """Read a function's folder, and the `_shared` folder beside it if the function names it.
+    """Read a function's folder, its static files, and the `_shared` folder if the function names it.
 
-    Taken are regular files whose real place is inside these folders. Folders that are links
-    are not entered. If anything changes meanwhile it starts again, so that no half-written
-    file and no mixture of two saves is taken.
+    Taken are regular files whose real place is inside these folders (of static files: inside
+    the project). Folders that are links are not entered; tests are left out. If anything
+    changes meanwhile it starts again, so that no half-written file and no mixture of two
+    saves is taken.
 
     Raises:
         ConfigError: together they are over 64 MB, a file cannot be read, or it never stands still.
@@ -72,20 +71,23 @@ def take(function: Function) -> Snapshot:
         files = _read_all(parent, before)
         after = _marks(function)
         if files is not None and before == after:
-            files = _used(files)
+            files = _used(files, function)
             return Snapshot(digest_of(files, entrypoint), parent, entrypoint, files)
     restless = sorted(path for path, _ in before.items() ^ after.items())
     raise ConfigError(
         "keeps changing while it is read",
-        where=os.path.join(parent, restless[0] if restless else function.name),
+        where=_place(parent, restless[0] if restless else function.name),
         remedy="write data outside the function's folder; its files are its code",
     )
 
 
-def _used(files: dict[str, bytes]) -> dict[str, bytes]:
+def _used(files: dict[str, bytes], function: Function) -> dict[str, bytes]:
     """Without `_shared`, if the function never names it: what it cannot use must not reload it."""
     own = {path: data for path, data in files.items() if not path.startswith(f"{SHARED}/")}
-    return files if any(SHARED.encode() in data for data in own.values()) else own
+    if any(SHARED.encode() in data for data in own.values()):
+        return files
+    asked_for = {path: files[path] for path, _ in _static(function) if path in files}
+    return own | asked_for
 
 
 def digest_of(files: Mapping[str, bytes], entrypoint: str) -> str:
@@ -115,27 +117,36 @@ def _marks(function: Function) -> dict[str, Mark]:
         ConfigError: they are over the limit.
     """
     parent = os.path.dirname(function.directory)
-    marks = dict(_walk(function.directory, function.name))
+    marks = dict(_walk(function.directory, function.name, function.entrypoint))
     marks |= dict(_walk(os.path.join(parent, SHARED), SHARED))
+    marks |= dict(_static(function))
     if sum(mark[1] for mark in marks.values()) > MAX_BYTES:
         biggest = max(marks, key=lambda path: marks[path][1])
         raise ConfigError(
             f'the files of "{function.name}" and {SHARED} are over {MAX_BYTES >> 20} MB; '
             f"this is the biggest, {marks[biggest][1] >> 20} MB",
-            where=os.path.join(parent, biggest),
+            where=_place(parent, biggest),
             remedy="move data out of the function's folder, or give it a name that begins with a dot",
         )
     return marks
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, Mark]]:
+def _static(function: Function) -> Iterator[tuple[str, Mark]]:
+    parent, root = os.path.dirname(function.directory), os.path.realpath(function.root)
+    for path in static.find(function).files:
+        if mark := _mark(path, root):
+            yield _inside("", os.path.relpath(path, parent)), mark
+
+
+def _walk(folder: str, prefix: str, entrypoint: str = "") -> Iterator[tuple[str, Mark]]:
     base = os.path.realpath(folder)
     for directory, folders, names in os.walk(base, onerror=_unreadable):
-        folders[:] = [name for name in folders if not _is_skipped(name)]
+        folders[:] = [name for name in folders if not is_skipped(name)]
         for name in names:
             path = os.path.join(directory, name)
-            if not _is_skipped(name) and (mark := _mark(path, base)):
-                yield _inside(prefix, os.path.relpath(path, base)), mark
+            relative = os.path.relpath(path, base)
+            if (not is_skipped(name) or relative == entrypoint) and (mark := _mark(path, base)):
+                yield _inside(prefix, relative), mark
 
 
 def _unreadable(error: OSError) -> None:
@@ -149,10 +160,6 @@ def _cannot_read(path: str, error: OSError) -> ConfigError:
         where=path,
         remedy="make it readable for this user, or move it out of the function's folder",
     )
-
-
-def _is_skipped(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _SKIPPED)
 
 
 def _mark(path: str, base: str) -> Mark | None:
@@ -179,18 +186,23 @@ def _inside(prefix: str, relative: str) -> str:
     return path
 
 
+def _place(parent: str, path: str) -> str:
+    """Where a file of the snapshot lies; `..` is not left to the system, which follows links first."""
+    return os.path.normpath(os.path.join(parent, path))
+
+
 def _read_all(parent: str, marks: Mapping[str, Mark]) -> dict[str, bytes] | None:
     """The content of every file; None if one of them has gone or is not as long as it was."""
     files = {}
     for path, mark in marks.items():
         try:
-            with open(os.path.join(parent, path), "rb") as file:
+            with open(_place(parent, path), "rb") as file:
                 # One byte more shows that it has grown, without reading what has no end.
                 files[path] = file.read(mark[1] + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _cannot_read(os.path.join(parent, path), error) from None
+            raise _cannot_read(_place(parent, path), error) from None
         if len(files[path]) != mark[1]:
             return None
     return files

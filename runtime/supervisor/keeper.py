@@ -54,7 +54,7 @@ def keep(serve: Serve, *, for_others: bool) -> int:
     # The listening socket must not stay open here when the supervisor closes its own.
     os.closerange(_INHERITED_FROM, writer)
     os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = _wait_for(pid)
     proctable.end_descendants()
     shutil.rmtree(temp, ignore_errors=True)
     if status < 0:
@@ -62,6 +62,17 @@ def keep(serve: Serve, *, for_others: bool) -> int:
             print(f"the supervisor was ended by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
         return 128 - status
     return status
+
+
+def _wait_for(pid: int) -> int:
+    """The exit status of `pid`; what ends before it is nobody else's to bury.
+
+    As process 1 of a container we inherit what `docker exec` leaves behind.
+    """
+    while True:
+        ended, raw = os.wait()
+        if ended == pid:
+            return os.waitstatus_to_exitcode(raw)
 
 
 def _common_folder() -> str:

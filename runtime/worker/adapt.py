@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from runtime.errors import BadRequest
 from runtime.worker import threads
+from runtime.worker.exports import is_async
 from runtime.worker.request import Request
 from runtime.worker.response import JSONResponse, as_response
 
@@ -22,15 +23,6 @@ Handler = Callable[[Request], Any]
 SocketHandler = Callable[[WebSocket], Awaitable[None]]
 
 _WITHOUT_BODY = (204, 304)
-
-
-def is_async(function: Any) -> bool:
-    """`async def` (a generator too), also as a callable object or behind functools.partial."""
-    method = getattr(function, "__call__", None)  # noqa: B004 - the method itself is inspected
-    return any(
-        inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate)
-        for candidate in (function, method)
-    )
 
 
 def from_handler(handler: Handler, websocket: SocketHandler | None, most: int) -> ASGIApp:
@@ -47,16 +39,23 @@ def from_handler(handler: Handler, websocket: SocketHandler | None, most: int) -
                 raise BadRequest("This function takes no WebSocket connections")
             await websocket(WebSocket(scope, receive, send))
             return
+        request = Request(scope, receive)
         try:
-            value = call(Request(scope, receive))
-            if inspect.isawaitable(value):
-                value = await value
-            response = as_response(value)
-        except HTTPException as error:
-            response = _raised(error)
-        await response(scope, receive, send)
+            await (await _answer(call, request))(scope, receive, send)
+        finally:
+            await request.close()  # the files of its form
 
     return application
+
+
+async def _answer(call: Handler, request: Request) -> Response:
+    try:
+        value = call(request)
+        if inspect.isawaitable(value):
+            value = await value
+        return as_response(value)
+    except HTTPException as error:
+        return _raised(error)
 
 
 def _raised(error: HTTPException) -> Response:

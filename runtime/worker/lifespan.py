@@ -55,6 +55,9 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._events.get, self._send)
+        except (SystemExit, KeyboardInterrupt) as error:  # would end the event loop, and all requests
+            if self._failure is None:
+                self._failure = f"{type(error).__name__}: {error}"
         except Exception:
             pass  # unsupported, or a failure that it has told through an event
         finally:

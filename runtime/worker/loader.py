@@ -10,8 +10,9 @@ functions may have files of the same name:
 
 `from . import util` and `from .._shared import x` work; so do `import util` and
 `import _shared.x`, which find the same modules, after the standard library and the
-installed packages. Sources are compiled by us under their original file names, and no
-bytecode is written or read.
+installed packages. Sources are compiled by us under their original file names, so that
+tracebacks name them, and no bytecode is written or read. `__file__` is where this version
+lies on disk, which is another place when the worker wrote it out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -36,14 +38,21 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     Args:
         files: content by path, as `NAME/index.py`.
         directory: where the files came from.
+        home: where they lie now, for `__file__`.
         name: the function's name.
         injected: globals that the entry module has from the start.
     """
 
     def __init__(
-        self, files: Mapping[str, bytes], directory: str, name: str, entry: str, injected: dict[str, Any]
+        self,
+        files: Mapping[str, bytes],
+        directory: str,
+        home: str,
+        name: str,
+        entry: str,
+        injected: dict[str, Any],
     ) -> None:
-        self._files, self._directory, self._name = files, directory, name
+        self._files, self._directory, self._home, self._name = files, directory, home, name
         self._entry, self._injected = entry, injected
         self._folders = {
             "/".join(path.split("/")[:depth]) for path in files for depth in range(path.count("/") + 1)
@@ -69,7 +78,7 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         if location is None:
             return None
         spec = importlib.machinery.ModuleSpec(
-            fullname, self, origin=self._origin(location), is_package=is_package
+            fullname, self, origin=f"{self._home}/{location}", is_package=is_package
         )
         spec.has_location = True
         return spec
@@ -82,9 +91,6 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         if f"{stem}.py" in self._files:
             return f"{stem}.py", False
         return (stem, True) if stem in self._folders else (None, False)
-
-    def _origin(self, path: str) -> str:
-        return f"{self._directory}/{path}"
 
     # what the import system asks of a loader
 
@@ -101,7 +107,7 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         if path is None:
             raise ImportError(f"no module {fullname!r}", name=fullname)
         data = self._files.get(path, b"")  # a folder without __init__.py is an empty package
-        origin = self._origin(path)
+        origin = f"{self._directory}/{path}"
         self._remember_lines(origin, data)
         return compile(data, origin, "exec", dont_inherit=True)
 
@@ -110,11 +116,25 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             module.__dict__.update(self._injected)
         exec(self.get_code(module.__name__), module.__dict__)  # noqa: S102 - this is what a loader does
 
+    def get_resource_reader(self, fullname: str) -> _Resources:
+        """For `importlib.resources.files(__package__)`."""
+        return _Resources(Path(self._home, *fullname.split(".")[1:]))
+
     @staticmethod
     def _remember_lines(origin: str, data: bytes) -> None:
         """Tracebacks shall show this version's lines, whatever the disk holds by then."""
         text = data.decode("utf-8", "replace")
         linecache.cache[origin] = (len(text), None, text.splitlines(keepends=True), origin)
+
+
+class _Resources:
+    """A package's folder, as `importlib.resources` asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def files(self) -> Path:
+        return self._folder
 
 
 class _Alias(importlib.abc.Loader):
@@ -134,9 +154,17 @@ class _Alias(importlib.abc.Loader):
 
 
 def load(
-    files: Mapping[str, bytes], directory: str, name: str, entrypoint: str, injected: dict[str, Any]
+    files: Mapping[str, bytes],
+    directory: str,
+    name: str,
+    entrypoint: str,
+    injected: dict[str, Any],
+    home: str = "",
 ) -> ModuleType:
     """Import the entry module of a function.
+
+    Args:
+        home: where the files lie now; empty: still in `directory`.
 
     Raises:
         ImportError: the entry file is not in the snapshot.
@@ -146,7 +174,7 @@ def load(
     entry = f"{ROOT}." + stem.replace("/", ".")
     if entrypoint not in files:
         raise ImportError(f"{directory}/{entrypoint} does not exist")
-    sys.meta_path.append(SnapshotFinder(files, directory, name, entry, injected))
+    sys.meta_path.append(SnapshotFinder(files, directory, home or directory, name, entry, injected))
     return importlib.import_module(entry)
 
 

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -17,16 +18,18 @@ from starlette.types import ASGIApp
 
 import runtime.ai
 import runtime.ai.llm.remote  # imported by the template, so that no first call pays for it
-from runtime import frames
+from runtime import frames, process
 from runtime.ai import host as ai_host
 from runtime.channel import open_stream
 from runtime.context import Call, current
 from runtime.door import Door
 from runtime.marks import Marks
-from runtime.worker import adapt, loader, logs
+from runtime.worker import adapt, files, hooks, loader, logs
+from runtime.worker.exports import Exports, exports_of, is_async
 from runtime.worker.lifespan import Lifespan
 from runtime.worker.link import Link
 
+_DESCRIPTORS = 512  # besides those of its requests
 _control = msgspec.msgpack.Decoder(frames.ControlFrame)
 _archive = msgspec.msgpack.Decoder(dict[str, bytes])
 
@@ -41,28 +44,37 @@ def run(control: socket.socket, folder: str) -> int:
     door: Door[frames.ControlFrame] = Door(control, _control)
     [(boot, fds), *early] = door.wait()
     assert isinstance(boot, frames.Boot)
+    process.allow_descriptors(2 * boot.threads + _DESCRIPTORS)  # a connection each, and one of its own
     os.environ.clear()  # the interpreter has added to the empty environment (PEP 538)
     os.environ.update(boot.environ, HOME=folder, TMPDIR=folder, SB_EXECUTION_ID=str(uuid.uuid4()))
     time.tzset()
-    worker = Worker(boot, fds, door)
+    worker = Worker(boot, fds, door, folder)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(worker.live(early))
 
 
 class Worker:
-    """The process of one function: loads it, serves its connections, drains, ends."""
+    """The process of one function: loads it, serves its connections, drains, ends.
 
-    def __init__(self, boot: frames.Boot, fds: list[int], door: Door[frames.ControlFrame]) -> None:
-        self._boot, self._door = boot, door
+    Args:
+        folder: its own, for the files that the function may want to read.
+    """
+
+    def __init__(
+        self, boot: frames.Boot, fds: list[int], door: Door[frames.ControlFrame], folder: str
+    ) -> None:
+        self._boot, self._door, self._folder = boot, door, folder
         self._snapshot = fds[0]
         self._marks = Marks(fds[1], os.fstat(fds[1]).st_size)
         self._engine_fd = fds[2] if boot.engine else None
         self.function = boot.function
         self.application: ASGIApp
+        self._exports = Exports()
         self._lifespan: Lifespan | None = None
         self._in_flight = 0
         self._links: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[Any]] = set()
+        self._unloading: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._over = asyncio.Event()
         self._draining = False
@@ -90,21 +102,25 @@ class Worker:
 
     async def _load(self) -> None:
         boot = self._boot
-        size = os.fstat(self._snapshot).st_size
-        files = _archive.decode(os.pread(self._snapshot, size, 0))
-        os.close(self._snapshot)
-        module = loader.load(files, boot.directory, boot.function, boot.entrypoint, {"ai": runtime.ai})
-        exported = [name for name in ("handler", "app") if callable(getattr(module, name, None))]
-        if len(exported) != 1:
-            raise ImportError(_wrong_exports(exported, boot))
-        if exported == ["handler"]:
-            websocket = getattr(module, "websocket", None)
-            self._threaded = not adapt.is_async(module.handler)
-            self.application = adapt.from_handler(module.handler, websocket, boot.threads)
+        found = self._exports = exports_of(self._module(), f"{boot.directory}/{boot.entrypoint}")
+        if found.startup is not None:
+            await hooks.run(found.startup)
+        if found.handler is not None:
+            self._threaded = not is_async(found.handler)
+            self.application = adapt.from_handler(found.handler, found.websocket, boot.threads)
         else:
-            self._lifespan = Lifespan(module.app)
+            self._lifespan = Lifespan(found.app)
             await self._lifespan.startup()
-            self.application = adapt.from_app(module.app, boot.function, self._lifespan.state)
+            self.application = adapt.from_app(found.app, boot.function, self._lifespan.state)
+
+    def _module(self) -> ModuleType:
+        boot = self._boot
+        size = os.fstat(self._snapshot).st_size
+        snapshot = _archive.decode(os.pread(self._snapshot, size, 0))
+        os.close(self._snapshot)
+        home = files.write(snapshot, boot.directory, self._folder)
+        injected = {"ai": runtime.ai}
+        return loader.load(snapshot, boot.directory, boot.function, boot.entrypoint, injected, home)
 
     # what connections need
 
@@ -154,7 +170,7 @@ class Worker:
             case frames.EngineAt():
                 self._spawn(self._reach_engine(frame, fds[0]))
             case frames.Drain():
-                self._spawn(self._drain(frame.seconds))
+                self._spawn(self._drain(frame.seconds, frame.reason))
             case _:
                 raise AssertionError(f"a worker is no place for {type(frame).__name__}")
 
@@ -171,33 +187,55 @@ class Worker:
         host.learn(frame.models)
         await host.engine.attach(socket.socket(fileno=fd))
 
-    async def _drain(self, seconds: float) -> None:
+    async def _drain(self, seconds: float, reason: str) -> None:
         """End when nothing is in flight, or when the time is up."""
         if self._draining:
             return
         self._draining = True
+        self._tell_unload(reason)
         try:
             async with asyncio.timeout(seconds):
                 while self._in_flight or self._background:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            left = f"{self._in_flight} requests and {len(self._background)} tasks of wait_until"
-            logs.emit("warning", f"{left} did not end within {seconds:g} s")
+            self._tell_left(seconds)
         self.leaving = True
         if self._lifespan is not None:
             await self._lifespan.shutdown()
         self._door.send(frames.Drained())
         self._over.set()
 
+    def _tell_unload(self, reason: str) -> None:
+        """Call the hook; the drain waits for it as for work given to wait_until."""
+        hook = self._exports.before_unload
+        if hook is None:
+            return
+
+        async def unload() -> None:
+            try:
+                await hooks.run(hook, reason)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # also sys.exit: there are requests to finish
+                logs.emit("error", f"before_unload failed\n{self.explain(error)}")
+
+        self._unloading = asyncio.get_running_loop().create_task(unload())
+        self._background.add(self._unloading)
+        self._unloading.add_done_callback(self._unloaded)
+
+    def _unloaded(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        self._check_idle()
+
+    def _tell_left(self, seconds: float) -> None:
+        kept = len(self._background - {self._unloading})
+        left = f"{self._in_flight} requests and {kept} tasks of wait_until"
+        if self._unloading in self._background:
+            left += ", and before_unload,"
+        logs.emit("warning", f"{left} did not end within {seconds:g} s")
+
 
 def _summary(error: BaseException) -> str:
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _wrong_exports(exported: list[str], boot: frames.Boot) -> str:
-    where = f"{boot.directory}/{boot.entrypoint}"
-    if exported:
-        return f"{where} exports both `handler` and `app`: keep one of them"
-    return f"{where} exports neither `handler` nor `app`: define `async def handler(request)`"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 import starlette.requests
+from starlette.datastructures import FormData
 
 from runtime.errors import InvalidJSON
+from runtime.worker import forms
 
 
 class Request(starlette.requests.Request):
@@ -37,3 +40,18 @@ class Request(starlette.requests.Request):
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidJSON(f"The request body is not valid JSON: {error}") from None
         return self._json
+
+    async def _get_form(
+        self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = 1024 * 1024
+    ) -> FormData:
+        """What `form` awaits: as Starlette's, and a form that cannot be read is a 400 that says so."""
+        if self._form is None:
+            async with aclosing(self.stream()) as stream:
+                self._form = await forms.parse(
+                    self.headers,
+                    stream,
+                    max_files=max_files,
+                    max_fields=max_fields,
+                    max_part_size=max_part_size,
+                )
+        return self._form

@@ -70,7 +70,7 @@ def test_an_example_says_what_it_does_and_how_to_call_it(name: str) -> None:
     assert "$ANON_KEY" in call.group()
 
 
-@pytest.mark.parametrize("target", ["install", "serve", "test", "lint", "bench", "lock"])
+@pytest.mark.parametrize("target", ["install", "serve", "test", "lint", "bench", "docs", "lock"])
 def test_make_knows_what_each_target_would_do(target: str) -> None:
     make = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert make.returncode == 0, make.stderr
@@ -88,6 +88,7 @@ def test_make_alone_lists_the_targets() -> None:
         "test",
         "lint",
         "bench",
+        "docs",
         "lock",
     ]
 
@@ -139,6 +140,8 @@ def test_the_example_env_file_is_complete() -> None:
     assert values == {
         "EMBEDDING_MODEL": "all-minilm-l6-v2",
         "AI_INFERENCE_API_HOST": "http://localhost:11434",
+        "CHAT_MODEL": "mistral",
+        "WEBHOOK_SECRET": "",
     }
 
 

@@ -53,7 +53,7 @@ max_workers = 1
 ORIGIN = "Origin: https://page.example"
 PREFLIGHT = (ORIGIN, "Access-Control-Request-Method: POST")
 NEEDED_BY_SUPABASE_JS = {
-    *("authorization", "x-client-info", "apikey", "content-type", "x-retry-count"),
+    *("authorization", "x-client-info", "apikey", "content-type", "x-retry-count", "x-region"),
     *("traceparent", "tracestate", "baggage"),
 }
 
@@ -84,7 +84,7 @@ def listed(value: str) -> set[str]:
 def readable(answer: Answer) -> None:
     """A page may read this answer, and what it tells in headers."""
     assert answer.headers["access-control-allow-origin"] in ("*", "https://page.example")
-    assert {"sb-error-code", "sb-request-id"} <= listed(answer.headers["access-control-expose-headers"])
+    assert {"sb-error-code", "sb-request-id", "x-relay-error"} <= listed(answer.headers["access-control-expose-headers"])
 
 
 # --- preflights ----------------------------------------------------------------------------

@@ -77,7 +77,7 @@ async def test_hello_is_the_one_to_try(house: House, tmp_path: Path) -> None:
 async def test_without_functions_it_says_how_to_begin(house: House, tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     text = await shown(house, await _later(tmp_path))
-    assert "none yet: functions new hello" in text
+    assert f"none yet in {tmp_path}/functions: functions new hello" in text
     assert "Models: none (functions models list)" in text
     assert "curl" not in text
 

@@ -70,6 +70,7 @@ async def test_a_preflight_is_answered_without_waking_the_function() -> None:
         "apikey",
         "content-type",
         "x-retry-count",
+        "x-region",
         "traceparent",
         "tracestate",
         "baggage",
@@ -135,7 +136,7 @@ async def test_a_client_cannot_mark_its_own_request_as_a_preflight() -> None:
 async def test_a_response_to_a_page_may_be_read_by_it() -> None:
     answer = await through(Inner(), http([ORIGIN]))
     assert answer["access-control-allow-origin"] == "*"
-    assert answer.tokens("access-control-expose-headers") == {"sb-request-id", "sb-error-code"}
+    assert answer.tokens("access-control-expose-headers") == {"sb-request-id", "sb-error-code", "x-relay-error"}
     assert answer.all("vary") == []
 
 
@@ -143,7 +144,7 @@ async def test_a_host_made_error_carries_the_headers_too() -> None:
     answer = await through(Inner(error=NotFound()), http([ORIGIN]))
     assert answer.status == 404
     assert answer["access-control-allow-origin"] == "*"
-    assert answer["access-control-expose-headers"] == "sb-error-code, sb-request-id"
+    assert answer["access-control-expose-headers"] == "sb-error-code, sb-request-id, x-relay-error"
 
 
 async def test_with_a_list_of_origins_the_page_is_named_and_the_response_varies() -> None:
@@ -175,7 +176,7 @@ async def test_headers_that_the_function_sets_itself_win(settings: Cors) -> None
     answer = await through(Inner(*own), http([ORIGIN]), settings=settings)
     assert answer["access-control-allow-origin"] == "https://mine.example"
     assert answer["access-control-allow-credentials"] == "true"
-    assert answer.tokens("access-control-expose-headers") == {"x-mine", "sb-request-id", "sb-error-code"}
+    assert answer.tokens("access-control-expose-headers") == {"x-mine", "sb-request-id", "sb-error-code", "x-relay-error"}
     assert answer.all("vary") == []
 
 

@@ -134,6 +134,19 @@ async def test_the_next_good_generation_clears_the_failure(house: House) -> None
     await deployed.close(0, "test")
 
 
+async def test_a_save_that_is_taken_back_leaves_what_serves_alone(house: House) -> None:
+    deployed = await serving(house)
+    before = deployed.pool
+    house.on_boot = lambda worker: worker.fail("SyntaxError")
+    deployed.roll(generation("g2"))
+    await deployed.settled.wait()
+    assert deployed.failure == "SyntaxError"
+    deployed.roll(generation("g1"))
+    await deployed.settled.wait()
+    assert (deployed.failure, deployed.pool, len(house.workers)) == ("", before, 2)
+    await deployed.close(0, "test")
+
+
 async def test_a_first_generation_that_does_not_start_is_replaced_at_once(house: House) -> None:
     deployed = deployment(house)
     house.on_boot = lambda worker: worker.fail("broken")

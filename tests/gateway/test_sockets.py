@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message
 
 from runtime import frames
-from runtime.errors import ChannelClosed, Reported, WorkerError
+from runtime.errors import ChannelClosed, Reported, ShuttingDown, WorkerError
 from runtime.gateway import pool as pool_module
 from runtime.gateway import sockets
 from runtime.gateway.deployment import Deployment
@@ -34,12 +34,17 @@ class Client:
         self.events.put_nowait({"type": "websocket.connect"})
         self.sent: list[Message] = []
         self.vanished = False
+        self.reads: asyncio.Event | None = None  # what its server waits for before it sends
+        self.blocked = 0
         scope = {"type": "websocket", "headers": [], "extensions": {"websocket.http.response": {}}}
         self.exchange = Exchange(scope, self.events.get, self._send, "request-1")
 
     async def _send(self, message: Any) -> None:
         if self.vanished:
             raise ConnectionResetError
+        if self.reads is not None:
+            self.blocked += 1
+            await self.reads.wait()
         self.sent.append(message)
 
     def says(self, text: str | None = None, data: bytes | None = None) -> None:
@@ -329,3 +334,117 @@ async def test_a_function_that_reads_nothing_stops_the_client(house: House) -> N
     assert client.events.qsize() > 150
     running.cancel()
     await asyncio.wait([running])
+
+
+# --- when the worker is to leave ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reason", "code"), [("reload", 1012), ("removed", 1001), ("termination", 1001)])
+async def test_a_worker_that_is_to_leave_closes_its_sockets_and_says_why(
+    house: House, reason: str, code: int
+) -> None:
+    heard: list[frames.RequestFrame] = []
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        link.accept()
+        link.send(frames.SocketAccept())
+        heard.append(await link.receive())
+        link.send(frames.SocketMessage("to nobody", None))
+
+    client = Client()
+    deployed = await deploy(house, serve)
+    running = asyncio.create_task(client.carried(deployed))
+    await until(lambda: client.sent)
+    deployed.dismiss(reason)
+    await running
+    assert client.kinds == ["accept", "close"]
+    assert client.sent[-1]["code"] == code
+    assert heard == [frames.SocketClose(code, client.sent[-1]["reason"])]
+    assert (client.exchange.status, client.exchange.code) == (101, "")
+
+
+async def test_a_handshake_that_has_begun_is_finished_before_the_socket_is_closed(house: House) -> None:
+    go = asyncio.Event()
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        link.accept()
+        await go.wait()
+        link.send(frames.SocketAccept())
+        assert isinstance(await link.receive(), frames.SocketClose)
+
+    client = Client()
+    deployed = await deploy(house, serve)
+    running = asyncio.create_task(client.carried(deployed))
+    await until(lambda: house.workers[0].heads)
+    deployed.dismiss("reload")
+    await turns()
+    assert client.sent == []
+    go.set()
+    await running
+    assert [message.get("code") for message in client.sent] == [None, 1012]
+
+
+async def test_a_socket_that_comes_too_late_goes_to_the_next_version_if_there_is_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.on_drain = lambda worker: None
+    deployed = await deploy(house, echo)
+    old = deployed.pool
+    assert old is not None
+    old.dismiss("reload")
+    with pytest.raises(ShuttingDown):
+        await Client().carried(deployed)
+    deployed.roll(generation("g2"))
+    await deployed.settled.wait()
+    client = Client()
+    client.says("stop")
+    with monkeypatch.context() as patched:
+        taken = iter([(old, old.workers[0])])  # a slot of the old one, in the moment it was replaced
+        patched.setattr(sockets, "take", lambda deployed: next(taken, None))
+        old.workers[0].in_flight += 1
+        await client.carried(deployed)
+    assert client.sent[-1]["code"] == 3000
+    assert house.workers[-1].heads[0].generation == "g2"
+
+
+async def test_a_client_that_does_not_read_delays_nobody_and_hears_of_it_when_it_does(house: House) -> None:
+    client = Client()
+    deployed = await deploy(house, echo)
+    running = asyncio.create_task(client.carried(deployed))
+    await until(lambda: client.sent)
+    reads = asyncio.Event()
+    client.reads = reads
+    client.says("hi")
+    await until(lambda: client.blocked)
+    deployed.dismiss("termination")
+    await until(lambda: len(house.workers[0].heads) == 2)  # the function has heard of it
+    assert client.kinds == ["accept"]
+    reads.set()
+    await running
+    assert client.kinds == ["accept", "send", "close"]
+
+
+async def test_who_never_reads_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_FAREWELL_S", 0.02)
+    client = Client()
+    deployed = await deploy(house, echo)
+    running = asyncio.create_task(client.carried(deployed))
+    await until(lambda: client.sent)
+    client.reads = asyncio.Event()
+    deployed.dismiss("termination")
+    await running
+    assert client.kinds == ["accept"]
+
+
+async def test_a_function_that_closes_in_the_same_moment_is_heard_first(house: House) -> None:
+    client = Client()
+    deployed = await deploy(house, echo)
+    running = asyncio.create_task(client.carried(deployed))
+    await until(lambda: client.sent)
+    client.reads = asyncio.Event()
+    client.says("stop")
+    await until(lambda: client.blocked)
+    deployed.dismiss("reload")
+    client.reads.set()
+    await running
+    assert [message.get("code") for message in client.sent] == [None, 3000]

@@ -156,6 +156,7 @@ def test_every_setting_has_a_key_or_is_made_by_us() -> None:
     assert set(Function.__struct_fields__) == set(keys.FUNCTION) | {
         "name",
         "directory",
+        "root",
         "description",
         "limits",
     }

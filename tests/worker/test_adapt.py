@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from runtime.errors import BadRequest, InvalidResponse
-from runtime.worker.adapt import from_app, from_handler, is_async
+from runtime.worker.adapt import from_app, from_handler
+from runtime.worker.exports import is_async
 from runtime.worker.request import Request
 from tests.worker.asgi import ask, scope
 

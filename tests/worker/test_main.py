@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -108,8 +109,9 @@ async def until(condition: Callable[[], Any]) -> None:
 class Life:
     """A worker with the test as its gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         ours, theirs = socket_pair()
+        self._folder = folder
         self.gateway: Door[frames.WorkerFrame] = Door(ours, WORKER)
         self._control: Door[frames.ControlFrame] = Door(theirs, CONTROL)
         self.worker: Worker
@@ -123,7 +125,8 @@ class Life:
         archive = msgspec.msgpack.encode({name: text.encode() for name, text in files.items()})
         told = {"function": "f", "generation": "g", "directory": "/functions", "entrypoint": "f/index.py"}
         frame = frames.Boot(**{**told, "environ": {}, **boot})
-        self.worker = Worker(frame, [shared_file(archive), shared_file(bytes(16))], self._control)
+        fds = [shared_file(archive), shared_file(bytes(16))]
+        self.worker = Worker(frame, fds, self._control, self._folder)
         self.task = asyncio.create_task(self.worker.live(early or []))
 
     async def hears(self) -> frames.WorkerFrame:
@@ -177,8 +180,8 @@ class Life:
 
 
 @pytest.fixture
-async def life() -> AsyncIterator[Life]:
-    life = Life()
+async def life(tmp_path: Path) -> AsyncIterator[Life]:
+    life = Life(str(tmp_path))
     yield life
     await life.close()
 
@@ -207,7 +210,7 @@ async def test_ai_is_there_without_an_import(life: Life) -> None:
     [
         ({}, "ImportError: /functions/f/index.py does not exist"),
         ({"f/index.py": "x = 1\n"}, "exports neither `handler` nor `app`"),
-        ({"f/index.py": "handler = 1\n"}, "exports neither `handler` nor `app`"),
+        ({"f/index.py": "handler = 1\n"}, "exports `handler`, which cannot be called, for it is of type int"),
         (
             {"f/index.py": "def handler(request): ...\ndef app(scope): ...\n"},
             "exports both `handler` and `app`",

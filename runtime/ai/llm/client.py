@@ -129,7 +129,7 @@ async def post(server: Server, path: str, body: bytes, timeout: Timeout) -> Upst
     if server.authorization:
         headers["authorization"] = server.authorization
     limits = httpx2.Timeout(None, connect=timeout.connect, pool=timeout.connect)
-    client = _client(server.url.startswith("https:"))
+    client = _client(server)
     try:
         request = client.build_request(
             "POST", _join(server.url, path), content=body, headers=headers, timeout=limits
@@ -159,8 +159,11 @@ async def close() -> None:
         await client.aclose()
 
 
-def _client(secure: bool) -> httpx2.AsyncClient:
+def _client(server: Server) -> httpx2.AsyncClient:
     """One per event loop, and one without the certificates that plain HTTP does not need."""
+    if server.transport is not None:
+        return httpx2.AsyncClient(transport=server.transport, trust_env=False)
+    secure = server.url.startswith("https:")
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
     if secure not in clients:
         clients[secure] = httpx2.AsyncClient(

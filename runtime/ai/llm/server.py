@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
@@ -25,6 +25,7 @@ class Server(msgspec.Struct, frozen=True):
         source: the variable or argument that named it.
         authorization: the header to send; empty: none.
         secrets: what no message may show.
+        transport: an `httpx2.AsyncBaseTransport` that answers in the server's place; None: the network.
     """
 
     url: str
@@ -32,6 +33,7 @@ class Server(msgspec.Struct, frozen=True):
     source: str
     authorization: str = ""
     secrets: tuple[str, ...] = ()
+    transport: Any = None
 
     def __repr__(self) -> str:
         return f"Server({self.url!r}, {self.mode!r})"

@@ -58,7 +58,7 @@ def convert(source: Path, target: Path, progress: Callable[[int, int], None]) ->
     """
     from safetensors import SafetensorError, safe_open
 
-    config = _read_config(source / "config.json")
+    config = check_config(source / "config.json")
     path = source / "model.safetensors"
     size = path.stat().st_size
     try:
@@ -70,7 +70,7 @@ def convert(source: Path, target: Path, progress: Callable[[int, int], None]) ->
         raise _broken(path, str(error)) from error
 
 
-def _read_config(path: Path) -> _Config:
+def check_config(path: Path) -> _Config:
     try:
         config = msgspec.convert(read_json(path), _Config)
     except msgspec.ValidationError as error:

@@ -15,8 +15,21 @@ from runtime.errors import StartError
 from runtime.frames import ModelCard
 
 CARD = "card.json"
-FORMAT = 1
+FORMAT = 2
 """Of the folders that we prepare; a card of another format is prepared again."""
+
+
+class StoredFile(msgspec.Struct, frozen=True):
+    """A file of a prepared folder, as it was when it was made.
+
+    Attributes:
+        path: relative to the folder.
+        size: in bytes.
+    """
+
+    path: str
+    size: int
+    sha256: str
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +38,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         dimensions: length of a vector.
         max_tokens: longest text, special tokens included; longer ones lose their end.
-        source: where it came from, for people: "package …", "folder …".
-        sha256: of the weights that it was prepared from.
+        source: where it came from, for people: "package …", "folder …", "hub OWNER/NAME".
+        revision: the hub's commit, all 40 digits of it; empty for other sources.
+        licence: as the catalogue or the hub names it.
+        weights: the file that it was prepared from, inside its source.
+        sha256: of that file.
         stamp: names the source's files as they were; others mean "prepare again".
         graph: the ONNX file, relative to `folder`.
+        files: everything in `folder` but the card itself.
         folder: absolute; known by where the card was found, never stored in it.
     """
 
@@ -38,9 +55,13 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     pooling: Pooling = "mean"
     prefix: str = ""
     source: str = ""
+    revision: str = ""
+    licence: str = ""
+    weights: str = ""
     sha256: str = ""
     stamp: str = ""
     graph: str = "model.onnx"
+    files: tuple[StoredFile, ...] = ()
     format: int = FORMAT
     folder: str = ""
 

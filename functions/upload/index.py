@@ -1,0 +1,41 @@
+"""Take files of any size."""
+
+# Files in a form, with the keys of `eval "$(functions keys)"`:
+#   curl http://localhost:54321/functions/v1/upload -H "Authorization: Bearer $ANON_KEY" \
+#     -F file=@README.md -F file=@LICENSE
+# 100 MB as a bare body, which is never in memory as a whole:
+#   head -c 100000000 /dev/zero | curl -T - http://localhost:54321/functions/v1/upload \
+#     -H "Authorization: Bearer $ANON_KEY"
+#
+# max_body_mb of [functions.upload] in supabase/config.toml says how large a body may be.
+
+import asyncio
+import hashlib
+from typing import Any
+
+from starlette.datastructures import UploadFile
+
+from runtime import HTTPException, Request
+
+
+async def handler(request: Request) -> Any:
+    if request.method == "PUT":
+        return await streamed(request)
+    form = await request.form()  # files over 1 MB wait on disk
+    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if not files:
+        raise HTTPException(400, "POST a form with files, or PUT a file's content")
+    return [await described(file) for file in files]
+
+
+async def described(file: UploadFile) -> dict[str, Any]:
+    digest = await asyncio.to_thread(hashlib.file_digest, file.file, "sha256")
+    return {"name": file.filename, "size": file.size, "sha256": digest.hexdigest()}
+
+
+async def streamed(request: Request) -> dict[str, Any]:
+    size, digest = 0, hashlib.sha256()
+    async for piece in request.stream():
+        size += len(piece)
+        digest.update(piece)
+    return {"size": size, "sha256": digest.hexdigest()}

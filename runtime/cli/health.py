@@ -1,0 +1,72 @@
+"""`functions health`, for the health checks of containers and service managers."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from runtime.cli.root import root_option, root_or_here
+
+UNHEALTHY = 1
+_DEFAULT_PORT = 54321
+_TIMEOUT_S = 3.0
+_READ_BYTES = 4096
+
+
+@click.command("health")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="N", help="The server's port. Default: the project's."
+)
+@click.option("--url", metavar="URL", help="Where the server is, instead of this machine.")
+@root_option
+def command(port: int | None, url: str | None, root: str | None) -> int:
+    """Ask a running server whether it is ready: exit code 0 if it is, 1 if not, and one line.
+
+    Ready means that every function has started or failed, and that the models are loaded.
+
+    \b
+    Examples:
+      functions health
+      functions health --port 9000
+    """
+    ready, line = ask(url or f"http://127.0.0.1:{port or _port_of(root)}")
+    click.echo(line, err=not ready)
+    return 0 if ready else UNHEALTHY
+
+
+def ask(url: str) -> tuple[bool, str]:
+    """Whether the server at `url` (its scheme, host and port) is ready, and a line about it."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    https = parts.scheme == "https"
+    kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+    try:
+        connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+        connection.request("GET", f"{parts.path.rstrip('/')}/_internal/ready")
+        response = connection.getresponse()
+        said = response.read(_READ_BYTES)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return False, f"no server answers at {url}: {error}"
+    return response.status == 200, f"{response.status} {_message(said)}"
+
+
+def _message(body: bytes) -> str:
+    """What the page says: one line, whoever wrote it."""
+    import json
+
+    try:
+        message = str(json.loads(body)["message"])
+    except (ValueError, LookupError, TypeError):
+        message = "the answer is not a server's of this kind"
+    return " ".join(message.split())
+
+
+def _port_of(root: str | None) -> int:
+    """The project's port; nothing else of the project has to be in order for this."""
+    from runtime.project.config import read_config
+
+    port: int = read_config(root_or_here(root), os.environ).settings.get("port", _DEFAULT_PORT)
+    return port

@@ -1,0 +1,357 @@
+"""Bring a model into the store: from a hub, from an installed package, or from a folder.
+
+What is downloaded lies in a folder of its own until all of it is there and checked; that
+folder survives whatever ends the pull, and the next one goes on from it. The store's own
+folder then appears in one step, after the model has run once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from runtime.engine.models.bert import check_config
+from runtime.engine.models.card import Card, describe, read_card
+from runtime.engine.models.catalogue import Entry, HubSource
+from runtime.engine.models.download import download, had
+from runtime.engine.models.hub import Hub, Listing, RemoteFile, no_network, offline
+from runtime.engine.models.lock import locked
+from runtime.engine.models.patience import Patience, Say
+from runtime.engine.models.prepare import (
+    CONFIGS,
+    GRAPHS,
+    TOKENIZER,
+    WEIGHTS,
+    Progress,
+    Source,
+    describe_folder,
+    disk_refused,
+    keep,
+    make,
+    prepare,
+)
+from runtime.engine.models.store import Store, card_of
+from runtime.engine.models.verify import faults
+from runtime.errors import HubError, ModelNotFound, StartError, UsageError
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What to pull from a hub.
+
+    Attributes:
+        name: what the store shall call it.
+        revision: a branch, a tag or a commit; empty: the one that is here, the catalogue's,
+            or the newest.
+        file: the graph or weights, inside the repository; empty: the catalogue's, or the usual.
+        entry: what the catalogue says, if the name is in it.
+    """
+
+    name: str
+    repository: str
+    revision: str = ""
+    file: str = ""
+    entry: Entry | None = None
+
+    @property
+    def source(self) -> str:
+        """What the card says of where the model came from."""
+        return f"hub {self.repository}"
+
+
+def order(store: Store, what: str, *, revision: str = "", name: str = "", file: str = "") -> Order | None:
+    """What `NAME`, `NAME@REVISION`, `OWNER/NAME` or `OWNER/NAME@REVISION` asks for.
+
+    None: the catalogue has it from a package.
+
+    Raises:
+        UsageError: nothing is known by that name, or the wishes contradict one another.
+    """
+    what, _, after = what.partition("@")
+    if after and revision and after != revision:
+        raise UsageError(f"Two revisions are named, {after} and {revision}", remedy="name one")
+    revision = revision or after
+    _check_file(file)
+    name = name or what
+    _check_name(store, name)
+    entry = store.catalogue.get(what)
+    if entry is None:
+        return _of_repository(store, what, Order(name=name, repository=what, revision=revision, file=file))
+    if name != what:
+        raise UsageError(f"{what} is known by its own name", remedy="leave --name away")
+    if not isinstance(entry.source, HubSource):
+        return None
+    source = entry.source
+    return Order(
+        name=name,
+        repository=source.repository,
+        revision=revision or source.revision,
+        file=file or source.file,
+        entry=entry,
+    )
+
+
+def _of_repository(store: Store, what: str, found: Order) -> Order:
+    if "/" not in what:
+        raise UsageError(
+            f"There is no model {what[:80]!r} in the catalogue, which has {', '.join(sorted(store.catalogue))}",
+            remedy="write OWNER/NAME for a repository of the hub, and ./FOLDER for a folder",
+        )
+    if found.name in store.catalogue:
+        raise UsageError(f"{found.name} is the name of another model", remedy="choose another --name")
+    return found
+
+
+def _check_name(store: Store, name: str) -> None:
+    try:
+        store.folder(name)
+    except ModelNotFound as error:
+        raise UsageError(error.message) from error
+
+
+def _check_file(file: str) -> None:
+    parts = file.split("/")
+    if file and (not file.endswith(".onnx") and file != WEIGHTS or {"", ".", ".."} & set(parts)):
+        raise UsageError(
+            f"{file!r} cannot be used", where="--file", remedy=f"name an .onnx file of the repository, or {WEIGHTS}"
+        )
+
+
+# --- from a hub ------------------------------------------------------------------------------
+
+
+def pull(
+    wanted: Order, store: Store, progress: Progress, say: Say, patience: Patience | None = None
+) -> Card:
+    """The card of the model, which is in the store and whole then.
+
+    Where it is there already, nothing is asked of the network. Processes that pull the same
+    model wait for each other, and the later ones find it done.
+
+    Args:
+        say: told what a person should know: waits, the revision.
+
+    Raises:
+        HubError: the hub does not give it, or gives something else.
+        StartError: it cannot be used, or the disk refuses.
+    """
+    card = _here(wanted, store)
+    if card is not None:
+        return card
+    if offline():
+        raise no_network(wanted.name)
+    target = store.folder(wanted.name)
+    try:
+        with locked(target, lambda: say(f"another process works on {wanted.name}: waiting for it")):
+            card = _here(wanted, store)  # the other one may have brought it
+            if card is not None:
+                return card
+            with Hub(patience or Patience(), say) as hub:
+                return _Pull(wanted, store, hub, progress, say).run()
+    except OSError as error:
+        raise disk_refused(wanted.name, target, error) from error
+
+
+def _here(wanted: Order, store: Store) -> Card | None:
+    """The model's card, if the store has it as it is wanted, and undamaged."""
+    card = _stored(wanted, store)
+    if card is None or wanted.revision not in {"", card.revision} or faults(card):
+        return None
+    return card
+
+
+def _stored(wanted: Order, store: Store) -> Card | None:
+    card = read_card(store.folder(wanted.name))
+    if card is None or (card.name, card.source) != (wanted.name, wanted.source):
+        return None
+    return card if wanted.file in {"", card.weights} else None
+
+
+def partial_folder(store: Store, name: str) -> Path:
+    """Where the files of an unfinished pull are."""
+    target = store.folder(name)
+    return target.with_name(f".{target.name}.partial")
+
+
+class _Pull:
+    """One pull, under the lock."""
+
+    def __init__(self, wanted: Order, store: Store, hub: Hub, progress: Progress, say: Say) -> None:
+        self._wanted, self._store, self._hub = wanted, store, hub
+        self._progress, self._say = progress, say
+        self._partial = partial_folder(store, wanted.name)
+
+    def run(self) -> Card:
+        wanted, target = self._wanted, self._store.folder(self._wanted.name)
+        old = _stored(wanted, self._store)
+        revision = wanted.revision or (old.revision if old else "")
+        listing = self._hub.list(wanted.repository, revision)
+        if old and old.revision == listing.revision and not faults(old):
+            return old
+        if not revision:
+            self._say(f"{wanted.name} is pinned to revision {listing.revision}")
+        weights, files = self._choose(listing)
+        try:
+            card = self._download(listing, weights, files)
+            make(card, Source(self._partial, weights, ours=True), target, self._progress)
+        except HubError:
+            raise  # what came so far is kept
+        except StartError:
+            shutil.rmtree(self._partial, ignore_errors=True)  # all of it came, and is of no use
+            raise
+        shutil.rmtree(self._partial, ignore_errors=True)
+        made = read_card(target)
+        assert made is not None
+        return made
+
+    def _choose(self, listing: Listing) -> tuple[str, list[RemoteFile]]:
+        """The weights, and all files that are needed, those that say what the model is first."""
+        wanted, has = self._wanted, listing.files
+        usual = (wanted.file,) if wanted.file else (*GRAPHS, WEIGHTS)
+        weights = next((path for path in usual if path in has), None)
+        missing = [path for path in (TOKENIZER, CONFIGS[0]) if path not in has]
+        if weights is None or missing:
+            raise self._unfit(listing, missing or list(usual))
+        small = [has[path] for path in (TOKENIZER, *CONFIGS) if path in has]
+        beside = (has[path] for path in sorted(has) if path == weights or _belongs(path, weights))
+        return weights, [*small, *(self._as_known(file) for file in beside)]
+
+    def _unfit(self, listing: Listing, missing: Sequence[str]) -> HubError:
+        graphs = ", ".join(path for path in listing.files if path.endswith(".onnx"))
+        return HubError(
+            f"{self._wanted.repository} has no {' or '.join(missing)} whose size and digest the hub tells",
+            where=self._hub.address,
+            remedy=f"choose one with --file: {graphs}" if graphs else "choose a model with an ONNX export",
+        )
+
+    def _as_known(self, file: RemoteFile) -> RemoteFile:
+        """The file with the digest that we know, which the hub's own word does not change."""
+        entry = self._wanted.entry
+        known = entry.known(file.path) if entry else None
+        if known is None or not known.sha256:
+            return file
+        if known.size != file.size or file.sha256 not in {"", known.sha256}:
+            raise HubError(
+                f"The hub offers another {file.path} than the one we know: {file.size} bytes with sha256"
+                f" {file.sha256 or 'not told'}, not {known.size} with {known.sha256}",
+                where=f"{self._hub.address}/{self._wanted.repository}",
+                remedy=f"to have it all the same, under its own name: functions models pull"
+                f" {self._wanted.repository}",
+            )
+        return msgspec.structs.replace(file, sha256=known.sha256)
+
+    def _download(self, listing: Listing, weights: str, files: Sequence[RemoteFile]) -> Card:
+        self._sweep(files)
+        total, done = sum(file.size for file in files), 0
+        step = f"pulling {self._wanted.name} ({megabytes(total)} from {self._hub.address})"
+        self._check_room(files, weights)
+        card: Card | None = None
+        for file in files:
+            if card is None and file.path.startswith(weights):
+                card = self._describe(listing, weights)  # before the bulk of it comes
+            target = self._partial / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            before = done
+            download(
+                self._hub,
+                self._wanted.repository,
+                listing.revision,
+                file,
+                target,
+                lambda size, before=before: self._progress(step, before + size, total),
+            )
+            done += file.size
+        assert card is not None
+        return card
+
+    def _describe(self, listing: Listing, weights: str) -> Card:
+        wanted = self._wanted
+        if weights == WEIGHTS:
+            check_config(self._partial / CONFIGS[0])
+        if wanted.entry is not None:
+            card = card_of(wanted.name, wanted.entry)
+            known = wanted.entry.known(weights)
+            card = msgspec.structs.replace(card, sha256=known.sha256 if known else "")
+        else:
+            card = describe(self._partial, wanted.name)
+            card = msgspec.structs.replace(card, source=wanted.source, licence=listing.licence)
+        return msgspec.structs.replace(card, revision=listing.revision)
+
+    def _sweep(self, files: Sequence[RemoteFile]) -> None:
+        """Remove what an earlier pull of something else left."""
+        wanted = {self._partial / file.path for file in files}
+        for path in [*self._partial.rglob("*")]:
+            if path not in wanted and not path.is_dir():
+                path.unlink()
+
+    def _check_room(self, files: Sequence[RemoteFile], weights: str) -> None:
+        needed = sum(file.size - had(self._partial / file.path, file) for file in files)
+        if weights == WEIGHTS:  # the graph that is made of them; of half-precision weights it is larger
+            needed += sum(file.size for file in files)
+        free = shutil.disk_usage(self._store.models_dir).free
+        if free < needed:
+            raise HubError(
+                f"There is no room for {self._wanted.name}: it needs {megabytes(needed)}, and"
+                f" {megabytes(free)} are free",
+                where=str(self._store.models_dir),
+                remedy="make room, or set [ai] models_dir to another folder",
+            )
+
+
+def _belongs(path: str, graph: str) -> bool:
+    """Whether this file holds tensors of the graph: `model.onnx_data`, `model.onnx.data` …"""
+    rest = path.removeprefix(graph)
+    return path.startswith(graph) and rest.startswith(("_data", ".data")) and "/" not in rest
+
+
+def megabytes(size: int) -> str:
+    """For people."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
+
+
+# --- from elsewhere --------------------------------------------------------------------------
+
+
+def pull_folder(folder: Path, name: str, store: Store, progress: Progress, file: str = "") -> Card:
+    """Copy a model folder into the store, so that sessions find it by name.
+
+    A name of the catalogue is given only to the very model that it knows.
+
+    Raises:
+        ModelNotFound: there is no such folder.
+        UsageError: the name is another model's, or cannot be one.
+        StartError: a file is missing, broken or not supported, or the disk refuses.
+    """
+    _check_name(store, name)
+    _check_file(file)
+    card, source = describe_folder(folder, name)
+    if file:
+        source = source._replace(weights=file)
+    entry = store.catalogue.get(name)
+    if entry is not None:
+        known = entry.known(file or entry.source.file)
+        card = card_of(name, entry)
+        card = msgspec.structs.replace(card, sha256=known.sha256 if known else "")
+        source = source._replace(weights=file or source.weights)
+    card = msgspec.structs.replace(card, source=f"folder {folder}")
+    old = store.find(name)
+    if old is not None and old.prepared and old.source != card.source:
+        raise UsageError(
+            f"The store has a {name} of another source: {old.source}",
+            remedy=f"choose another --name, or first: functions models remove {name}",
+        )
+    return keep(card, source, store.folder(name), progress)
+
+
+def pull_package(name: str, store: Store, progress: Progress) -> Card:
+    """Prepare a model that an installed package brings.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    try:
+        return prepare(name, store, progress)
+    except ModelNotFound as error:
+        raise UsageError(error.message) from error

@@ -1,0 +1,180 @@
+"""A page played from top to bottom, in a project of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from runtime.errors import FunctionsError
+from runtime.project.environment import environment_of
+from runtime.project.load import load
+from runtime.project.settings import Options, Project
+from runtime.project.snapshot import take
+from tests.docs.pages import REPOSITORY, Block
+from tests.docs.terminal import Terminal
+from tests.running import Server, eventually
+
+_NOBODY = "http://127.0.0.1:9"  # the discard port: no test reaches a model hub by mistake
+_EXAMPLES = ("functions", "docker", "docs")
+
+
+class Scene:
+    """What a reader of a page has: a folder, a terminal, in time a server.
+
+    Args:
+        folder: becomes the project.
+        data: where models are kept.
+        llm: port of the language model that stands in for Ollama and the like.
+        hub: address of what stands in for the model hub; empty: it is out of reach.
+    """
+
+    def __init__(self, folder: Path, data: Path, llm: int, hub: str = "") -> None:
+        self.root = folder / "project"
+        self.root.mkdir()
+        self.server: Server | None = None
+        self._llm = llm
+        self._env = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "XDG_DATA_HOME": str(data),
+            "HF_ENDPOINT": hub or _NOBODY,
+            "JWT_SECRET": "",  # a newcomer has none
+            "NO_COLOR": "1",
+        }
+        (self.root / ".venv").symlink_to(sys.prefix)
+        self.terminal = Terminal(self.root, self._env)
+
+    def play(self, block: Block) -> str:
+        """Run a block of commands, or write a file; what was printed."""
+        before = self._wanted()
+        if block.kind == "file":
+            self._write(self.root / block.what, self._local(block.text))
+            printed = ""
+        elif block.what == "server":
+            self._serve(block.text)
+            return ""
+        else:
+            printed = self.terminal.run(self._local(block.text))
+        self._settle(before)
+        return self._public(printed)
+
+    def newcomer(self) -> None:
+        """Make the project a copy of the repository's, as it is after `make serve` has prepared it."""
+        for name in _EXAMPLES:
+            source = REPOSITORY / name
+            if source.exists():
+                shutil.copytree(source, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (self.root / "supabase" / "functions").mkdir(parents=True)
+        shutil.copy(REPOSITORY / "supabase" / "config.toml", self.root / "supabase")
+        example = (REPOSITORY / "supabase" / "functions" / ".env.example").read_text()
+        own = re.sub("(?m)^EMBEDDING_MODEL=.*", "EMBEDDING_MODEL=all-minilm-l6-v2", self._local(example))
+        (self.root / "supabase" / "functions" / ".env").write_text(own)
+
+    def close(self) -> None:
+        self.terminal.close()
+        if self.server is not None:
+            self.server.stop()
+
+    # ports: a page says 54321, Ollama's and so on, a test takes free ones
+
+    def _local(self, text: str) -> str:
+        text = re.sub(
+            r"(localhost|127\.0\.0\.1|host\.docker\.internal):(11434|8080)\b", rf"127.0.0.1:{self._llm}", text
+        )
+        return text if self.server is None else text.replace(":54321", f":{self._port}")
+
+    def _public(self, text: str) -> str:
+        text = text.replace(str(self.root), "/srv/project").replace(f":{self._llm}", ":11434")
+        return text if self.server is None else text.replace(f":{self._port}", ":54321")
+
+    @property
+    def _port(self) -> str:
+        assert self.server is not None
+        return self.server.url.rsplit(":", 1)[1]
+
+    # the server
+
+    def _serve(self, command: str) -> None:
+        assert self.server is None, "one server per page"
+        words = shlex.split(command, comments=True)
+        if words[:2] == ["make", "serve"]:
+            self.newcomer()
+            flags = []
+        else:
+            assert words[:2] == ["functions", "serve"], command
+            flags = words[2:]
+        os.makedirs(self.root / "functions", exist_ok=True)
+        self.server = Server(self.root, *flags, env=self._env, cwd=self.root)
+        self.server.wait_ready()
+        self.terminal.run(f"PORT={self._port}")
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        """Whole at once, as editors do; an env file or a config grows by what a page adds."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != ".py" and path.exists():
+            text = path.read_text() + "\n" + text
+        beside = path.with_name(path.name + ".tmp")
+        beside.write_text(text)
+        beside.rename(path)
+
+    # what is saved is served a moment later, which a reader does not notice
+
+    def _wanted(self) -> dict[str, tuple[Any, ...]]:
+        """What makes the version of each function that the project on disk asks for."""
+        if self.server is None:
+            return {}
+        project = self._project()
+        return {
+            function.name: (take(function).digest, function, environment_of(project, function, url=""))
+            for function in project.functions.values()
+            if function.enabled
+        }
+
+    def _project(self) -> Project:
+        return load(Options(root=str(self.root)), self._env)
+
+    def _settle(self, before: Mapping[str, tuple[Any, ...]]) -> None:
+        if self.server is None:
+            return
+        after = self._wanted()
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if changed:
+            versions = self._versions
+            eventually(lambda: self._serves(after, changed, versions), f"the new version of {changed}")
+        self._versions = self._metric()
+
+    _versions: Mapping[str, Any] = {}
+
+    def _serves(
+        self, wanted: Mapping[str, tuple[Any, ...]], changed: set[str], old: Mapping[str, Any]
+    ) -> bool:
+        metric = self._metric()
+        return all(
+            name in metric
+            and metric[name].get("generation", "").startswith(wanted[name][0])
+            and metric[name]["generation"] != old.get(name, {}).get("generation")
+            and metric[name]["state"] == "ready"
+            if name in wanted
+            else name not in metric
+            for name in changed
+        )
+
+    def _metric(self) -> Mapping[str, Any]:
+        assert self.server is not None
+        try:
+            key = self._project().keys.service_role_key
+        except FunctionsError:
+            return {}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx2.get(f"{self.server.url}/_internal/metric", headers=headers).json()
+        functions: Mapping[str, Any] = answer["functions"]
+        return functions
