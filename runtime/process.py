@@ -22,6 +22,9 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
+# CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID, CAP_SETUID
+_TO_CHANGE_USER = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7
+
 _ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
@@ -60,6 +63,15 @@ def renounce_privileges() -> None:
 def name_process(name: str) -> None:
     """The name that `ps` and `top` show; at most 15 bytes."""
     _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def may_change_user() -> bool:
+    """Whether root may do here what it takes to run workers as other users, and to clean up after them."""
+    if not LINUX:
+        return True
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    return effective & _TO_CHANGE_USER == _TO_CHANGE_USER
 
 
 def become(role: str) -> None:

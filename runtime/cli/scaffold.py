@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+_FOLDER = Path(__file__).with_name("templates")
 _AUTHORIZATION = '-H "Authorization: Bearer $ANON_KEY" '
 
-_INDEX = '''"""Greet someone by name."""
 
-# Call it:
-#   functions invoke {name} -d '{{"name":"Functions"}}'
-# or, with the keys of `eval "$(functions keys)"`:
-#   curl -X POST http://localhost:54321/functions/v1/{name} \\
-#     {authorization}-d '{{"name":"Functions"}}'
-
-from runtime import HTTPException, Request
-
-
-async def handler(request: Request) -> dict[str, str]:
-    data = await request.json() if await request.body() else {{}}
-    if not isinstance(data, dict):
-        raise HTTPException(400, 'Send a JSON object, like {{"name": "Functions"}}')
-    return {{"message": f"Hello {{data.get('name', 'World')}}!"}}
-'''
-
-
-def index_source(name: str, verify_jwt: bool) -> str:
+def index_source(name: str, verify_jwt: bool, template: str = "handler") -> str:
     """The first `index.py` of a function: works as it is, and shows how to call it."""
-    return _INDEX.format(name=name, authorization=_AUTHORIZATION if verify_jwt else "")
+    text = _read(f"{template}.py.txt", name)
+    return _without_trailing_spaces(text.replace("__AUTHORIZATION__", _AUTHORIZATION if verify_jwt else ""))
+
+
+def test_source(name: str, template: str = "handler") -> str:
+    """A test of that function, which passes."""
+    return _read(f"{template}.test.py.txt", name)
+
+
+def _read(file: str, name: str) -> str:
+    return (_FOLDER / file).read_text(encoding="utf-8").replace("__NAME__", name)
+
+
+def _without_trailing_spaces(text: str) -> str:
+    """Where no key is needed, a command has one line less."""
+    lines = [line.rstrip() for line in text.split("\n")]
+    for index, line in enumerate(lines):
+        if line == "#":
+            lines[index - 1] = lines[index - 1].removesuffix(" \\")
+    return "\n".join(lines)
 
 
 def open_section(name: str) -> str:

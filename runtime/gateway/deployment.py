@@ -143,9 +143,10 @@ class Deployment:
             self._pool.meet_engine()
 
     def dismiss(self, reason: str) -> None:
-        """Close the WebSockets; other requests go on."""
+        """Close the WebSockets, and let functions know; other requests go on."""
         if self._pool is not None:
             self._pool.dismiss(reason)
+            self._pool.forewarn(reason)
 
     async def close(self, seconds: float, reason: str) -> None:
         """End every worker of every generation."""

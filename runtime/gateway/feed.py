@@ -137,27 +137,35 @@ class Feed:
             self._fail(failure, stream)
 
     async def _acceptance(self, stream: ResponseStream) -> None:
-        """Wait for a worker to begin; nothing is read meanwhile that would tell of the client's leaving."""
+        """Wait for a worker to begin."""
         self._waiting = asyncio.get_running_loop().create_future()
-        if self._client is None:
-            return await self._waiting
-        client, leave = self._client, partial(self._fail, ClientGone(), stream)
-        client.on_leave = leave
-        if client.has_left():
-            leave()
-        try:
+        with self._not_reading(stream):
             await self._waiting
-        finally:
-            if client.on_leave is leave:  # else it is another's by now
-                client.on_leave = None
 
     async def _pass_on(self, stream: ResponseStream) -> None:
         data = await self._next()
         if self._size <= KEPT or not self._is_accepted:
             self._kept.append(data)
-        for piece in _cut(data, last=not self.more):
-            stream.send(piece)
-            await stream.drain()
+        with self._not_reading(stream):
+            for piece in _cut(data, last=not self.more):
+                stream.send(piece)
+                await stream.drain()
+
+    @contextmanager
+    def _not_reading(self, stream: ResponseStream) -> Iterator[None]:
+        """While nothing is read that would tell of the client's leaving, its connection does."""
+        client, leave = self._client, partial(self._fail, ClientGone(), stream)
+        if client is None:
+            yield
+            return
+        client.on_leave = leave
+        if client.has_left():
+            leave()
+        try:
+            yield
+        finally:
+            if client.on_leave is leave:  # else it is another's by now
+                client.on_leave = None
 
     async def _next(self) -> bytes:
         message = await self._receive()

@@ -8,6 +8,7 @@ last part of a message that had an end, and looks at the clock while a head is o
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -28,6 +29,8 @@ from runtime.project.settings import Cors
 LINGER_S = 2.0
 """How long a refused client may take to read the answer before its connection is closed."""
 
+_LOOK_S = 0.2
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux alone tells at once; elsewhere a reset does
 _REFUSED_AT_A_TIME = 32
 _NO_ROOM = "Too many clients are connected; try again shortly"
 _NEVER_S = 1e8
@@ -66,6 +69,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.head_timer: asyncio.TimerHandle | None = None
         self.on_leave: Callable[[], object] | None = None
         self._left = False
+        self._look_timer: asyncio.TimerHandle | None = None
 
     # --- what ASGI does not tell -----------------------------------------------------------
 
@@ -92,6 +96,18 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._left = True
         if self.on_leave is not None:
             self.on_leave()
+
+    def _look_for_the_end(self) -> None:
+        """While a body is held back nothing is read, and the event loop does not see the client go."""
+        self._look_timer = None
+        if not self.flow.read_paused or self.transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _HUNG_UP)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._look_timer = self.loop.call_later(_LOOK_S, self._look_for_the_end)
 
     def _open_head(self) -> None:
         self.head_since = self.loop.time()
@@ -158,6 +174,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self.loose = 0
         super().on_body(body)
+        if self.flow.read_paused and self._look_timer is None:
+            self._look_timer = self.loop.call_later(_LOOK_S, self._look_for_the_end)
 
     def on_message_complete(self) -> None:
         self.loose, self.in_body = 0, False

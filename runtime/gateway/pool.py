@@ -175,6 +175,11 @@ class Pool:
         for part in tuple(self._guests):
             part(reason)
 
+    def forewarn(self, reason: str) -> None:
+        """Tell every worker that it will have to end; requests go on."""
+        for worker in self.workers:
+            worker.forewarn(reason)
+
     # keeping workers alive
 
     async def start(self) -> None:

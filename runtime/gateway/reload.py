@@ -92,6 +92,7 @@ async def _saves(
         debounce=_STEP_MS * 10,
         stop_event=stop,
         recursive=recursive,
+        ignore_permission_denied=True,  # of a mounted folder some parts may be its owner's alone
     ):
         yield {path for _, path in changes}
 
@@ -107,6 +108,7 @@ async def _until_other(
         recursive=False,
         rust_timeout=_LOOK_AGAIN_MS,
         yield_on_timeout=True,
+        ignore_permission_denied=True,
     )
     async for _ in looks:
         if await asyncio.to_thread(look) != known:

@@ -101,7 +101,7 @@ class _Socket:
     def __init__(self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None) -> None:
         self._exchange, self._stream, self._subprotocol = exchange, stream, subprotocol
         self._open = self._denied = self._left = self._closed = False
-        self._farewell: asyncio.TimerHandle | None = None
+        self._farewell = asyncio.timeout(None)
         self._parting = ""  # why the host closes it
         self._saying_so: asyncio.Task[None] | None = None
         self._denied_with = 0  # bytes
@@ -112,17 +112,15 @@ class _Socket:
         self._stream.send(head)
         self._listening = asyncio.get_running_loop().create_task(self._inbound())
         try:
-            await self._relay()
-        except ChannelClosed:
-            await self._lost()
+            async with self._farewell:
+                await self._relay()
+        except TimeoutError:
+            pass  # it is closed, as far as whoever does not read or end can be told
         finally:
             pool.leave(self._part)
             self._listening.cancel()
-            if self._farewell is not None:
-                self._farewell.cancel()
-        if self._saying_so is not None:
-            await asyncio.wait([self._saying_so], timeout=_FAREWELL_S)
-            self._saying_so.cancel()
+            if self._saying_so is not None:
+                self._saying_so.cancel()
 
     def _part(self, reason: str) -> None:
         """Close it, since its worker leaves; a handshake that has begun is finished first."""
@@ -140,14 +138,19 @@ class _Socket:
     async def _relay(self) -> None:
         """Pass the function's frames on to the last; after the client's leaving they are for nobody."""
         over = False
-        while not over:
-            frame = await self._stream.receive()
-            if self._left:
-                continue
-            try:
-                over = await self._outbound(frame)
-            except OSError:
-                self._leave(_VANISHED, "")
+        try:
+            while not over:
+                frame = await self._stream.receive()
+                if self._left:
+                    continue
+                try:
+                    over = await self._outbound(frame)
+                except OSError:
+                    self._leave(_VANISHED, "")
+        except ChannelClosed:
+            await self._lost()
+        if self._saying_so is not None:
+            await self._saying_so
 
     def _on_accepted(self) -> None:
         self._exchange.accepted = True
@@ -227,7 +230,7 @@ class _Socket:
                 raise ClientGone
         elif self._open:
             self._exchange.code = "WORKER_ERROR"
-            await self._close(_SERVER_ERROR, "the function ended")
+            await self._say_goodbye(_SERVER_ERROR, "the function ended")
         elif self._stream.accepted:
             raise WorkerError
         else:
@@ -240,8 +243,7 @@ class _Socket:
         self._left = True
         self._stream.send(frames.SocketClose(code, reason))
         if self._open:
-            loop = asyncio.get_running_loop()
-            self._farewell = loop.call_later(_FAREWELL_S, self._stream.abort)
+            self._farewell.reschedule(asyncio.get_running_loop().time() + _FAREWELL_S)
         else:
             self._stream.close()
 

@@ -228,6 +228,11 @@ class Worker:
         if fd is not None and self._door is not None:
             self._door.send(frames.EngineAt(self._services.engine.models), [fd])
 
+    def forewarn(self, reason: str) -> None:
+        """Tell it that it will have to end; it goes on."""
+        if self._door is not None:
+            self._door.send(frames.Unload(reason))
+
     def drain(self, seconds: float, reason: str) -> None:
         """Let it finish what is in flight, then end."""
         if self._door is not None:

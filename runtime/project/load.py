@@ -161,7 +161,9 @@ def _verify_jwt(environ: Mapping[str, str]) -> bool | None:
 
 
 def _open_to_all(environ: Mapping[str, str]) -> list[str]:
-    return ["VERIFY_JWT is false: every function answers without a key"] if _verify_jwt(environ) is False else []
+    return (
+        ["VERIFY_JWT is false: every function answers without a key"] if _verify_jwt(environ) is False else []
+    )
 
 
 def _with_absolute_store(root: str, ai: AI) -> AI:

@@ -15,6 +15,9 @@ import msgspec
 DEFAULT_MODEL = "gte-small"
 """What `ai.Session` is named with in Supabase's guides."""
 
+NO_MODEL = "none"
+"""As `EMBEDDING_MODEL`: there is none, on purpose."""
+
 LogFormat = Literal["auto", "plain", "json"]
 
 
@@ -253,7 +256,8 @@ class Project(Setting, frozen=True, kw_only=True):
         """The models to load at the start."""
         if self.settings.ai.preload is not None:
             return self.settings.ai.preload
-        return (self.environment.get("EMBEDDING_MODEL") or DEFAULT_MODEL,)
+        name = self.environment.get("EMBEDDING_MODEL") or DEFAULT_MODEL
+        return () if name == NO_MODEL else (name,)
 
     def __repr__(self) -> str:
         return f"Project({self.settings.root!r}, {sorted(self.functions)})"

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from runtime.errors import ConfigError
+from runtime.project.config import PATH
 from runtime.project.settings import Function
 from runtime.project.skipped import is_skipped
 
 _ANY_FOLDERS = "**"
 _MAGIC = frozenset("*?[")
-_CONFIG = os.path.join("supabase", "config.toml")
 
 
 class Pattern(NamedTuple):
@@ -73,7 +73,7 @@ def find(function: Function) -> Found:
     for text in function.static_files:
         matched, refused = _first_matched(function, text)
         files += matched
-        place = f"functions.{function.name}.static_files"
+        place = f"{PATH}: functions.{function.name}.static_files"
         notes += [f"{place}: {path} is left out: the link leads out of the project" for path in refused]
         if not matched and not refused:
             notes.append(f'{place}: "{text}" matches no file (names that begin with a dot never count)')
@@ -143,4 +143,4 @@ def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 def _stays_inside(path: str, root: str) -> bool:
     """Its real place is in the project, and nothing hidden; the configuration is nobody's file."""
     real = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
-    return real != _CONFIG and not any(map(is_skipped, real.split(os.sep)))
+    return real != PATH and not any(map(is_skipped, real.split(os.sep)))

@@ -13,6 +13,7 @@ from typing import NoReturn
 import msgspec
 
 from runtime.errors import StartError
+from runtime.process import may_change_user
 from runtime.project.settings import Options, Project, Settings
 from runtime.supervisor.plan import Plan
 
@@ -51,7 +52,7 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
         models_dir=project.settings.ai.models_dir,
         preload=project.preload,
         engine_threads=project.settings.ai.threads,
-        uid_base=UID_BASE if os.geteuid() == 0 else 0,
+        uid_base=_uid_base(),
         color=_wants_color(environ),
     )
     kept = {name: value for name, value in environ.items() if name in _KEPT}
@@ -60,6 +61,23 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-I", "-m", "runtime.supervisor", str(descriptor)], kept)
+
+
+def _uid_base() -> int:
+    """The first user for workers; 0: they keep ours.
+
+    Raises:
+        StartError: we are root, and not allowed to make them somebody else.
+    """
+    if os.geteuid() != 0:
+        return 0
+    if not may_change_user():
+        raise StartError(
+            "root cannot give functions users of their own here: it lacks CAP_CHOWN, CAP_DAC_OVERRIDE, "
+            "CAP_KILL, CAP_SETGID or CAP_SETUID",
+            remedy="start it as an ordinary user (docker run --user 10001:10001), or add these capabilities",
+        )
+    return UID_BASE
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -117,10 +135,20 @@ def _wants_color(environ: Mapping[str, str]) -> bool:
 
 
 def _inheritable_file(data: bytes) -> int:
-    """An unnamed file that survives the exec, with the offset at its start."""
-    with tempfile.TemporaryFile(buffering=0) as file:
-        file.write(data)
-        file.seek(0)
-        descriptor = os.dup(file.fileno())
+    """An unnamed file that survives the exec, with the offset at its start.
+
+    Raises:
+        StartError: there is no folder for temporary files; workers would need one too.
+    """
+    try:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(data)
+            file.seek(0)
+            descriptor = os.dup(file.fileno())
+    except OSError as error:
+        raise StartError(
+            f"there is no place for temporary files: {error.strerror}",
+            remedy="make /tmp writable (docker run --tmpfs /tmp), or name another folder in TMPDIR",
+        ) from error
     os.set_inheritable(descriptor, True)
     return descriptor

@@ -14,7 +14,7 @@ Piece = str | Mapping[str, Any] | BaseException
 
 Answer = Iterable[Piece] | AsyncIterable[Piece]
 
-Replies = str | BaseException | Sequence[Piece] | Sequence[Sequence[Piece]] | Callable[["Call"], Answer]
+Replies = str | BaseException | Sequence[Piece | Sequence[Piece]] | Callable[["Call"], Answer]
 """What a language model answers; see `FakeSession`."""
 
 

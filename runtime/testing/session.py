@@ -144,9 +144,7 @@ class FakeHost(hosts.Host):
         if server is None:
             server = Server(_NOWHERE, mode or environ.get(_MODE) or "ollama", "AI_INFERENCE_API_HOST")
         transport = ScriptedServer(fake)
-        return Server(
-            server.url, server.mode, server.source, server.authorization, server.secrets, transport
-        )
+        return Server(server.url, server.mode, server.source, server.authorization, server.secrets, transport)
 
 
 class FakeEngine(EngineClient):

@@ -32,7 +32,7 @@ def of_text(text: str, most: int, dimensions: int, *, normalize: bool) -> array[
     """One vector for a text."""
     words, cut = tokens(text, most)
     whole = " ".join(words) if cut else text
-    rows = [_direction(word.lower(), dimensions) for word in words]
+    rows = [_direction(word.lower(), dimensions) for word in words[1:-1] or words]
     own = _direction(f"\0{whole}", dimensions)
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     return _row((a + _OWN * b for a, b in zip(mean, own, strict=True)), normalize)

@@ -169,6 +169,8 @@ class Worker:
                 self._spawn(self._connect(fds[0], frame.slot))
             case frames.EngineAt():
                 self._spawn(self._reach_engine(frame, fds[0]))
+            case frames.Unload():
+                self._tell_unload(frame.reason)
             case frames.Drain():
                 self._spawn(self._drain(frame.seconds, frame.reason))
             case _:
@@ -207,9 +209,9 @@ class Worker:
         self._over.set()
 
     def _tell_unload(self, reason: str) -> None:
-        """Call the hook; the drain waits for it as for work given to wait_until."""
+        """Call the hook, once; the drain waits for it as for work given to wait_until."""
         hook = self._exports.before_unload
-        if hook is None:
+        if hook is None or self._unloading is not None:
             return
 
         async def unload() -> None:

@@ -22,9 +22,13 @@ def curl() -> str:
 
 def node() -> str:
     """Node, with the JavaScript clients installed beside this file."""
-    program = shutil.which("node") or _missing("Node is not installed: install nodejs and npm, then `make test`")
+    program = shutil.which("node") or _missing(
+        "Node is not installed: install nodejs and npm, then `make test`"
+    )
     if not (HERE / "node_modules" / "playwright-core").is_dir():
-        _missing("the JavaScript clients are not installed: `make test` does it, or npm ci --prefix tests/clients")
+        _missing(
+            "the JavaScript clients are not installed: `make test` does it, or npm ci --prefix tests/clients"
+        )
     return program
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -27,8 +28,15 @@ def travel(
         sources: the programs that name its steps.
         world: where the server is and which keys open it; the tour reads it from its input.
     """
+    environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     tour = subprocess.run(
-        command, input=json.dumps(world), capture_output=True, text=True, timeout=seconds, cwd=HERE
+        command,
+        input=json.dumps(world),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=HERE,
+        env=environ,
     )
     assert tour.returncode == 0, f"the tour ended with {tour.returncode}:\n{tour.stdout}\n{tour.stderr}"
     report: dict[str, Any] = json.loads(tour.stdout.splitlines()[-1])

@@ -3,13 +3,15 @@
 import { eventReader, eventually, holds, itinerary, same } from './steps.mjs'
 
 export function supabaseTour(library, world) {
-  const { createClient, FunctionsFetchError, FunctionsHttpError, FunctionsRelayError, FunctionRegion } = library
+  const { createClient, FunctionRegion } = library
+  const { FunctionsFetchError, FunctionsHttpError, FunctionsRelayError } = library
   const { steps, step } = itinerary()
   // Node got a WebSocket of its own in version 22; older ones must name one, and Realtime is not visited.
   const realtime = { transport: globalThis.WebSocket ?? class {} }
   // Each client of a page would look for the session that the others keep.
   const auth = { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false }
-  const connect = (key, { url = world.url, ...options } = {}) => createClient(url, key, { realtime, auth, ...options })
+  const connect = (key, { url = world.url, ...options } = {}) =>
+    createClient(url, key, { realtime, auth, ...options })
   const supabase = connect(world.anon)
 
   async function answered(name, options, client = supabase) {
@@ -73,7 +75,8 @@ export function supabaseTour(library, world) {
     const body = new FormData()
     body.append('title', 'naïve')
     body.append('file', new Blob(['file text'], { type: 'text/plain' }), 'notes.txt')
-    same(await answered('form', { body }), { title: 'naïve', file: ['notes.txt', 'text/plain', 'file text'] })
+    const received = await answered('form', { body })
+    same(received, { title: 'naïve', file: ['notes.txt', 'text/plain', 'file text'] })
   })
 
   step("the headers of tracing pass", async () => {
@@ -88,7 +91,8 @@ export function supabaseTour(library, world) {
   })
 
   step("a function with CORS of its own takes headers of its own", async () => {
-    const { data, error, response } = await supabase.functions.invoke('own-cors', { headers: { 'x-tour': 'yes' } })
+    const headers = { 'x-tour': 'yes' }
+    const { data, error, response } = await supabase.functions.invoke('own-cors', { headers })
     same([error, data, response.headers.get('x-answer')], [null, { 'x-tour': 'yes' }, '42'])
   })
 

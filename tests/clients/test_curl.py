@@ -92,7 +92,11 @@ def test_data_without_a_type_is_json_all_the_same(curl: Curl) -> None:
 
 def test_a_query_is_encoded_by_curl(curl: Curl) -> None:
     seen = said(curl("mirror/deep", "--get", "--data-urlencode", "prompt=a short 🎤 song"))
-    assert (seen["method"], seen["path"], seen["query"]) == ("GET", "/mirror/deep", {"prompt": "a short 🎤 song"})
+    assert (seen["method"], seen["path"], seen["query"]) == (
+        "GET",
+        "/mirror/deep",
+        {"prompt": "a short 🎤 song"},
+    )
 
 
 def test_a_form_carries_fields_and_a_file(curl: Curl, tmp_path: Path) -> None:
@@ -170,7 +174,9 @@ def test_one_connection_serves_many_requests(curl: Curl, server: Server) -> None
 
 
 def test_an_error_tells_its_code_and_id_in_headers(curl: Curl) -> None:
-    status, headers = headers_of(curl("nowhere", "--include", "-H", "sb-request-id: 7f3c3f6e-8a55-4f0a-9d2c-1b1e5f6a7b8c"))
+    status, headers = headers_of(
+        curl("nowhere", "--include", "-H", "sb-request-id: 7f3c3f6e-8a55-4f0a-9d2c-1b1e5f6a7b8c")
+    )
     assert (status, headers["sb-error-code"], headers["x-relay-error"]) == (404, "NOT_FOUND", "true")
     assert headers["sb-request-id"] == "7f3c3f6e-8a55-4f0a-9d2c-1b1e5f6a7b8c"
 

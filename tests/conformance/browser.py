@@ -10,12 +10,13 @@ import itertools
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx2
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from tests.running import eventually
 
@@ -33,53 +34,52 @@ FLAGS = (
 )
 
 
-class Page:
-    """One browser with one page; its state (cookies, storage) lasts as long as it does.
+@contextmanager
+def browsing(profile: Path) -> Iterator[Page]:
+    """A page in a browser of its own, for the time of a `with` block.
 
     Args:
-        profile: an empty folder for the browser's own files.
+        profile: an empty folder for the browser's files.
+    """
+    assert EXECUTABLE is not None
+    browser = subprocess.Popen(
+        [EXECUTABLE, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(profile)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with connect(_address(profile / "DevToolsActivePort"), max_size=None) as socket:
+            yield Page(socket)
+    finally:
+        browser.terminate()
+        browser.wait(10)
 
+
+def _address(file: Path) -> str:
+    """Where the browser's first page listens."""
+    eventually(lambda: file.exists() and file.read_text().count("\n"), "the browser's port")
+    port = file.read_text().split("\n")[0]
+
+    def found() -> str:
+        targets = httpx2.get(f"http://127.0.0.1:{port}/json/list").json()
+        return next((str(one["webSocketDebuggerUrl"]) for one in targets if one["type"] == "page"), "")
+
+    return eventually(found, "the browser's page")
+
+
+class Page:
+    """
     Attributes:
-        complaints: what the page wrote to its console as an error, refusals of its policy included.
+        complaints: errors that it wrote to its console, breaches of its policy included.
     """
 
-    def __init__(self, profile: Path) -> None:
-        assert EXECUTABLE is not None
-        self._numbers = itertools.count(1)
+    def __init__(self, socket: ClientConnection) -> None:
         self.complaints: list[str] = []
-        self._process = subprocess.Popen(
-            [EXECUTABLE, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(profile)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            self._socket = connect(self._address(profile / "DevToolsActivePort"), max_size=None)
-            for domain in ("Page", "Runtime", "Log"):
-                self.send(f"{domain}.enable")
-        except BaseException:
-            self._end()
-            raise
-
-    @staticmethod
-    def _address(file: Path) -> str:
-        lines = eventually(lambda: file.exists() and file.read_text().split("\n"), "the browser's port")
-        assert lines
-        targets = httpx2.get(f"http://127.0.0.1:{lines[0]}/json/list").json()
-        return next(str(one["webSocketDebuggerUrl"]) for one in targets if one["type"] == "page")
-
-    def __enter__(self) -> Page:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close()
-        self._end()
-
-    def _end(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol; its result."""
@@ -115,7 +115,7 @@ class Page:
 
     def wait(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
-        eventually(lambda: self.evaluate(condition), condition)
+        eventually(lambda: self.evaluate(f"Boolean({condition})"), condition)
 
     def type(self, text: str) -> None:
         """Put text in where the cursor is, as a keyboard or an input method does."""

@@ -15,12 +15,15 @@ class Ollama:
     Attributes:
         bodies: what was asked, the oldest first.
         words: the tokens of the next answer.
+        whole: the next answers end as they should; False: they break off after their words.
         refusal: instead of an answer: a status and an error message.
+        abandoned: a client left before the end of its answer.
     """
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.words: tuple[str, ...] = ("Yo ", "Postgres ", "🎤")
+        self.whole = True
         self.refusal: tuple[int, str] | None = None
         self.abandoned = threading.Event()
         self._permits = threading.Semaphore(0)
@@ -67,6 +70,8 @@ class Ollama:
                     assert ollama._permits.acquire(timeout=20)
                     said = {"message": {"role": "assistant", "content": word}} if chats else {"response": word}
                     self.line({"model": "mistral", **said, "done": False})
+                if not ollama.whole:
+                    return
                 last = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
                 self.line({"model": "mistral", **last, "done": True, "done_reason": "stop"})
 

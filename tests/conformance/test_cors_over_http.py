@@ -84,7 +84,9 @@ def listed(value: str) -> set[str]:
 def readable(answer: Answer) -> None:
     """A page may read this answer, and what it tells in headers."""
     assert answer.headers["access-control-allow-origin"] in ("*", "https://page.example")
-    assert {"sb-error-code", "sb-request-id", "x-relay-error"} <= listed(answer.headers["access-control-expose-headers"])
+    assert {"sb-error-code", "sb-request-id", "x-relay-error"} <= listed(
+        answer.headers["access-control-expose-headers"]
+    )
 
 
 # --- preflights ----------------------------------------------------------------------------

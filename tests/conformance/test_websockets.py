@@ -125,13 +125,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def dial_socket(
-    server: Server, target: str, subprotocols: list[Subprotocol] | None = None
-) -> ClientConnection:
+def dial_socket(server: Server, target: str, **options: Any) -> ClientConnection:
     """A WebSocket with the anon key."""
     url = f"{server.functions}{target}".replace("http://", "ws://")
     headers = {"Authorization": f"Bearer {server.token()}"}
-    return connect(url, additional_headers=headers, proxy=None, max_size=None, subprotocols=subprotocols)
+    websocket: ClientConnection = connect(
+        url, additional_headers=headers, proxy=None, max_size=None, **options
+    )
+    return websocket
 
 
 def refusal(server: Server, target: str, **options: Any) -> websockets.exceptions.InvalidStatus:
@@ -173,6 +174,35 @@ def test_a_message_in_fragments_arrives_as_one(server: Server) -> None:
     with dial_socket(server, "/echo") as websocket:
         websocket.send(["one ", "two ", "three"])
         assert websocket.recv(20) == "one two three"
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+def test_messages_are_compressed_if_the_client_offers_it(server: Server, compression: str | None) -> None:
+    with dial_socket(server, "/echo", compression=compression) as websocket:
+        assert [extension.name for extension in websocket.protocol.extensions] == (
+            ["permessage-deflate"] if compression else []
+        )
+        for message in ("again and again " * 1000, os.urandom(10_000)):
+            websocket.send(message)
+            assert websocket.recv(20) == message
+
+
+def test_a_ping_is_answered_also_while_the_function_is_busy(server: Server) -> None:
+    with dial_socket(server, "/echo") as websocket, dial_socket(server, "/acts/waits") as busy:
+        assert websocket.ping(b"any payload").wait(20)
+        assert busy.ping(b"").wait(20)
+
+
+def test_a_ping_between_two_fragments_is_answered_before_the_message_is(wire: Wire) -> None:
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key]
+    wire.ask("GET", "/functions/v1/echo", *upgrade)
+    assert wire.head().status == 101
+    no_mask = b"\0\0\0\0"
+    wire.send(b"\x01\x83" + no_mask + b"one" + b"\x89\x82" + no_mask + b"hi")
+    assert wire.exactly(4) == b"\x8a\x02hi"
+    wire.send(b"\x80\x83" + no_mask + b"two")
+    assert wire.exactly(8) == b"\x81\x06onetwo"
 
 
 def test_a_thousand_messages_keep_their_order(server: Server) -> None:
@@ -377,6 +407,19 @@ def test_a_message_over_the_limit_closes_with_1009_and_hurts_nobody(
         other.send("still here")
         assert other.recv(20) == "still here"
     assert server.metric()["functions"]["echo"]["pids"] == pids
+
+
+def test_fragments_that_are_too_long_together_close_with_1009(server: Server) -> None:
+    with dial_socket(server, "/echo", compression=None) as websocket:
+        with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+            websocket.send([os.urandom(300_000) for _ in range(4)])
+        assert closing(websocket).code == 1009
+
+
+def test_a_text_that_is_no_utf_8_closes_with_1007(server: Server) -> None:
+    with dial_socket(server, "/echo") as websocket:
+        websocket.send(b"\xff\xfe", text=True)
+        assert closing(websocket).code == 1007
 
 
 def test_a_message_of_the_function_s_over_the_limit_is_its_error(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ def test_the_list_comes_from_the_cards(tmp_path: Path) -> None:
     assert all(card.prepared for card in store.cards())
 
 
+def test_a_repository_s_model_has_its_owner_in_its_name(tmp_path: Path) -> None:
+    store = Store(tmp_path, {})
+    add(store, "Org.1/My_model-v2")
+    assert os.listdir(tmp_path) == ["Org.1--My_model-v2"]
+    assert store.list() == [ModelCard("Org.1/My_model-v2", 3, 9)]
+    assert store.get("Org.1/My_model-v2").prepared
+
+
 def test_a_folder_is_known_by_its_own_name_only(tmp_path: Path) -> None:
     store = Store(tmp_path, {})
     add(store, "copy", says="original")
@@ -83,7 +92,9 @@ def test_an_unknown_model_is_answered_with_those_that_exist(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "/etc", ".cache", "a\0b", "x" * 65, "ä", "a b"]
+    "name",
+    ["", ".", "..", "../x", "a/b/c", "a/..", "../a", "a/.b", "a/", "/etc", ".cache", "a\\b", "a\0b"]
+    + ["a--b", "a/b--c", "x" * 65, f"a/{'x' * 95}", "ä", "a b"],
 )
 def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path, {})

@@ -136,7 +136,11 @@ async def test_a_client_cannot_mark_its_own_request_as_a_preflight() -> None:
 async def test_a_response_to_a_page_may_be_read_by_it() -> None:
     answer = await through(Inner(), http([ORIGIN]))
     assert answer["access-control-allow-origin"] == "*"
-    assert answer.tokens("access-control-expose-headers") == {"sb-request-id", "sb-error-code", "x-relay-error"}
+    assert answer.tokens("access-control-expose-headers") == {
+        "sb-request-id",
+        "sb-error-code",
+        "x-relay-error",
+    }
     assert answer.all("vary") == []
 
 
@@ -176,7 +180,12 @@ async def test_headers_that_the_function_sets_itself_win(settings: Cors) -> None
     answer = await through(Inner(*own), http([ORIGIN]), settings=settings)
     assert answer["access-control-allow-origin"] == "https://mine.example"
     assert answer["access-control-allow-credentials"] == "true"
-    assert answer.tokens("access-control-expose-headers") == {"x-mine", "sb-request-id", "sb-error-code", "x-relay-error"}
+    assert answer.tokens("access-control-expose-headers") == {
+        "x-mine",
+        "sb-request-id",
+        "sb-error-code",
+        "x-relay-error",
+    }
     assert answer.all("vary") == []
 
 

@@ -233,6 +233,22 @@ async def test_a_client_that_leaves_before_a_worker_has_accepted_is_noticed(line
     assert client.on_leave is None
 
 
+async def test_a_client_that_leaves_while_its_body_is_held_back_is_noticed(line: Line) -> None:
+    client, sender = Connected(whole=False), Sender(*[bytes(PIECE)] * 200)
+    feed = Feed(scope(CHUNKED, client), sender.receive, 0)
+    stop = feed.begin(head(), line.stream)
+    feed.accepted()
+    line.worker._pause()  # the function reads nothing
+    await until(lambda: line.stream._congested and client.on_leave)
+    assert sender.taken < 200 * PIECE
+    client.leaves()
+    assert isinstance(feed.failure, ClientGone)
+    await until(lambda: line.stream.closed)
+    stop()
+    await turns()
+    assert client.on_leave is None
+
+
 async def test_a_feed_that_was_given_up_leaves_the_clients_next_watcher_alone(line: Line) -> None:
     client, sender = Connected(whole=False), Sender(*[bytes(PIECE)] * 20)
     stop = Feed(scope(CHUNKED, client), sender.receive, 0).begin(head(), line.stream)

@@ -142,3 +142,69 @@ async def test_a_file_elsewhere_is_watched_alone_and_may_be_replaced(tmp_path: P
 
         await until(replaced)
     assert {name for batch in watch.batches for name in batch} == {str(path)}
+
+
+# --- places elsewhere in the project ------------------------------------------------------
+
+
+async def test_places_elsewhere_are_watched_also_when_they_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "assets" / "deep").mkdir(parents=True)
+    places = {str(tmp_path / "assets"): False}
+    async with watching(project_saves(str(tmp_path), lambda: places)) as watch:
+        await saved(watch, tmp_path / "assets/deep/logo.svg")
+        places[str(tmp_path / "data" / "tables")] = True
+        (tmp_path / "data" / "tables").mkdir(parents=True)
+        await saved(watch, tmp_path / "data/tables/x.csv")
+
+
+async def test_what_a_batch_changes_about_the_places_counts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 3_600_000)
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "assets").mkdir()
+    places: dict[str, bool] = {}
+    async with watching(project_saves(str(tmp_path), lambda: places)) as watch:
+        await saved(watch, tmp_path / "functions/a.py")
+        places[str(tmp_path / "assets")] = False
+        (tmp_path / "functions/b.py").write_text("this batch brings the place")
+        await saved(watch, tmp_path / "assets/logo.svg")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+async def test_files_in_the_projects_own_folder_make_an_empty_batch(tmp_path: Path, deep: bool) -> None:
+    for name in ("functions", "other", "venv"):
+        (tmp_path / name).mkdir()
+    places = {str(tmp_path): deep}
+    async with watching(project_saves(str(tmp_path), lambda: places)) as watch:
+        await saved(watch, tmp_path / "functions/a.py")
+        count = len(watch.batches)
+
+        def noticed() -> bool:
+            (tmp_path / "terms.txt").write_text(str(len(watch.batches)))
+            return len(watch.batches) > count
+
+        await until(noticed)
+        if deep:
+            await saved(watch, tmp_path / "other/x.txt")
+    assert not any("venv" in path for batch in watch.batches for path in batch)
+
+
+def test_only_what_matters_of_the_projects_own_folder_is_looked_at(tmp_path: Path) -> None:
+    for name in ("functions", "other", ".git", "node_modules"):
+        (tmp_path / name).mkdir()
+    for name in ("terms.txt", ".env"):
+        (tmp_path / name).write_text("")
+
+    def looked_at(places: dict[str, bool]) -> set[str]:
+        return {Path(path).name for path in reload._marks(str(tmp_path), places)}
+
+    assert looked_at({}) == {"functions"}
+    assert looked_at({str(tmp_path): False}) == {"functions", "terms.txt"}
+    assert looked_at({str(tmp_path): True}) == {"functions", "terms.txt", "other"}
+    assert looked_at({str(tmp_path / "other"): True, str(tmp_path / "nope"): True}) == {"functions", "other"}
+    assert looked_at({str(tmp_path / "functions" / "a"): True}) == {"functions"}

@@ -424,13 +424,19 @@ async def test_a_client_that_does_not_read_delays_nobody_and_hears_of_it_when_it
     assert client.kinds == ["accept", "send", "close"]
 
 
-async def test_who_never_reads_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("says", [[], ["something that cannot be answered"]])
+async def test_who_never_reads_is_given_up(
+    house: House, monkeypatch: pytest.MonkeyPatch, says: list[str]
+) -> None:
     monkeypatch.setattr(sockets, "_FAREWELL_S", 0.02)
     client = Client()
     deployed = await deploy(house, echo)
     running = asyncio.create_task(client.carried(deployed))
     await until(lambda: client.sent)
     client.reads = asyncio.Event()
+    for text in says:
+        client.says(text)
+        await until(lambda: client.blocked)
     deployed.dismiss("termination")
     await running
     assert client.kinds == ["accept"]

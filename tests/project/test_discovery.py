@@ -111,6 +111,7 @@ def test_the_configuration_of_a_function_arrives(write: Write) -> None:
     assert functions["a"] == Function(
         name="a",
         directory=str(root / "functions/a"),
+        root=str(root),
         enabled=False,
         verify_jwt=False,
         secrets=("K",),

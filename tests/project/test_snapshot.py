@@ -286,3 +286,25 @@ def test_files_saved_by_renaming_are_never_seen_half(write: Write) -> None:
 def test_a_snapshot_shows_no_file_in_its_repr(write: Write) -> None:
     taken = take(function_at(write({"functions/hello/index.py": "hunter2"})))
     assert "hunter2" not in repr(taken)
+
+
+def test_test_files_are_no_part_of_a_snapshot(write: Write) -> None:
+    root = write(
+        {
+            "functions/hello/index.py": "a",
+            "functions/hello/test_hello.py": "b",
+            "functions/hello/hello_test.py": "c",
+            "functions/hello/lib/conftest.py": "d",
+            "functions/hello/testing.py": "e",
+            "functions/hello/test_data.json": "f",
+        }
+    )
+    before = take(function_at(root))
+    assert set(before.files) == {"hello/index.py", "hello/testing.py", "hello/test_data.json"}
+    (root / "functions/hello/test_hello.py").write_text("changed")
+    assert take(function_at(root)) == before
+
+
+def test_an_entry_file_is_taken_whatever_it_is_called(write: Write) -> None:
+    root = write({"functions/hello/test_main.py": "a", "functions/hello/test_other.py": "b"})
+    assert set(take(function_at(root, entrypoint="test_main.py")).files) == {"hello/test_main.py"}

@@ -79,3 +79,31 @@ def test_workers_of_other_users_are_given_a_folder_that_they_can_reach(tmp_path:
     end(process)
     assert temp.parent == Path("/tmp")
     assert not temp.exists()
+
+
+def test_orphans_that_nobody_else_buries_are_reaped(tmp_path: Path) -> None:
+    """As process 1 of a container it inherits what `docker exec` leaves behind."""
+    begun = """
+import os, sys
+stray = os.fork()  # a child that the keeper does not know
+if stray == 0:
+    sys.stdin.read()
+    os._exit(0)
+print(stray, flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", begun + SERVE.format(for_others=False)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    stray = int(process.stdout.readline())
+    process.stdout.readline()
+    assert psutil.pid_exists(stray)
+    process.stdin.close()
+    eventually(lambda: not psutil.pid_exists(stray), "the burial of the stray")
+    process.terminate()
+    assert end(process) == 128 + signal.SIGTERM

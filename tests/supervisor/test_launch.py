@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -100,15 +101,18 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield listener
 
 
-def launched(environ: dict[str, str], environment: dict[str, str] | None = None, **given: Any) -> Exec:
-    project = Project(
+def project(environment: dict[str, str] | None = None, **given: Any) -> Project:
+    return Project(
         settings=settings(**given),
         functions={},
         environment=environment or {},
         keys=Keys(jwt_secret="secret", anon_key="", service_role_key=""),
     )
+
+
+def launched(environ: dict[str, str], environment: dict[str, str] | None = None, **given: Any) -> Exec:
     with pytest.raises(Exec) as caught:
-        launch(project, Options(root="/project"), environ)
+        launch(project(environment, **given), Options(root="/project"), environ)
     return caught.value
 
 
@@ -120,6 +124,36 @@ def test_plan_and_socket_are_inherited_by_an_isolated_interpreter(listener: sock
     assert listener.get_inheritable()
     assert told.plan.shutdown_s == 3
     assert msgspec.json.decode(told.plan.options, type=Options) == Options(root="/project")
+
+
+def test_root_that_may_not_change_users_is_told_before_anything_starts(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(launching, "may_change_user", lambda: False)
+    with pytest.raises(StartError, match=r"CAP_SETUID(.|\n)*--user"):
+        launch(project(), Options(root="/project"), {})
+    monkeypatch.setattr(launching, "may_change_user", lambda: True)
+    assert launched({}).plan.uid_base == launching.UID_BASE
+
+
+def test_an_ordinary_user_s_workers_stay_that_user(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(launching, "may_change_user", lambda: False)
+    assert launched({}).plan.uid_base == 0
+
+
+def test_without_a_place_for_temporary_files_it_says_how_to_give_one(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**options: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(launching.tempfile, "TemporaryFile", full)
+    with pytest.raises(StartError, match=r"temporary(.|\n)*--tmpfs /tmp(.|\n)*TMPDIR"):
+        launch(project(), Options(root="/project"), {})
 
 
 def test_the_shell_s_environment_is_handed_to_the_gateway_but_hardly_any_to_the_processes(
@@ -139,6 +173,7 @@ def test_the_shell_s_environment_is_handed_to_the_gateway_but_hardly_any_to_the_
         ({}, AI(), ("gte-small",)),
         ({"EMBEDDING_MODEL": "other"}, AI(), ("other",)),
         ({"EMBEDDING_MODEL": ""}, AI(), ("gte-small",)),
+        ({"EMBEDDING_MODEL": "none"}, AI(), ()),
         ({"EMBEDDING_MODEL": "other"}, AI(preload=("one", "two")), ("one", "two")),
         ({"EMBEDDING_MODEL": "other"}, AI(preload=()), ()),
     ],

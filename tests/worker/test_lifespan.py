@@ -131,3 +131,12 @@ async def test_the_scope_is_that_of_the_specification() -> None:
     assert seen["type"] == "lifespan"
     assert seen["asgi"]["version"] == "3.0"
     assert seen["state"] is lifespan.state
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+async def test_an_app_that_exits_in_its_startup_does_not_start(kind: type[BaseException]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise kind("enough")
+
+    with pytest.raises(RuntimeError, match=f"startup failed: {kind.__name__}: enough"):
+        await Lifespan(app).startup()

@@ -20,7 +20,7 @@ from runtime.worker import loader
 
 files, name, entry = msgspec.msgpack.decode(sys.stdin.buffer.read())
 try:
-    module = loader.load(files, "/nowhere", name, f"{name}/{entry}", {"ai": "injected"})
+    module = loader.load(files, "/nowhere", name, f"{name}/{entry}", {"ai": "injected"}, *sys.argv[1:])
 except BaseException as error:
     told = loader.traceback_of(error, "/nowhere")
     result = {"error": type(error).__name__, "text": str(error), "traceback": told}
@@ -33,10 +33,10 @@ Load = Callable[..., Any]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    def load(files: dict[str, str | bytes], name: str = "hello", entry: str = "index.py") -> Any:
+    def load(files: dict[str, str | bytes], name: str = "hello", entry: str = "index.py", *home: str) -> Any:
         encoded = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
         done = subprocess.run(
-            [sys.executable, "-I", "-c", LOAD],
+            [sys.executable, "-I", "-c", LOAD, *home],
             input=msgspec.msgpack.encode((encoded, name, entry)),
             capture_output=True,
             cwd=tmp_path,
@@ -256,3 +256,40 @@ def test_an_error_from_elsewhere_is_told_without_frames() -> None:
     except msgspec.DecodeError as error:
         told = traceback_of(error, "/nowhere")
     assert told == "msgspec.DecodeError: Input data was truncated\n"
+
+
+# --- files that were written out ----------------------------------------------------------
+
+
+def test_a_file_that_was_written_out_knows_its_new_place_and_its_traceback_the_old(load: Load) -> None:
+    files = {
+        "hello/index.py": "from . import near\n"
+        "def result():\n"
+        "    code = result.__code__.co_filename\n"
+        "    return [__file__, near.__file__, __spec__.origin, code]\n",
+        "hello/near.py": "",
+    }
+    assert load(files, "hello", "index.py", "/written") == [
+        "/written/hello/index.py",
+        "/written/hello/near.py",
+        "/written/hello/index.py",
+        "/nowhere/hello/index.py",
+    ]
+    failed = load({"hello/index.py": "1 / 0"}, "hello", "index.py", "/written")
+    assert 'File "/nowhere/hello/index.py", line 1' in failed["traceback"]
+
+
+def test_the_files_of_a_package_are_resources(load: Load) -> None:
+    source = """
+import importlib.resources
+from .views import pages
+def result():
+    own = importlib.resources.files(__package__) / "page.html"
+    return [str(own), str(importlib.resources.files(pages)), str(importlib.resources.files("views") / "x")]
+"""
+    files = {"hello/index.py": source, "hello/views/pages/__init__.py": ""}
+    assert load(files, "hello", "index.py", "/written") == [
+        "/written/hello/page.html",
+        "/written/hello/views/pages",
+        "/written/hello/views/x",
+    ]

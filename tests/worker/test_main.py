@@ -348,3 +348,133 @@ async def test_a_worker_is_led_to_a_new_engine(life: Life) -> None:
     life.gateway.send(frames.EngineAt([frames.ModelCard("tiny", 8, 16)]), [theirs.detach()])
     await until(lambda: "tiny" in ai_host.current().models)
     ours.close()
+
+
+# --- hooks --------------------------------------------------------------------------------
+
+HOOKS = """
+import asyncio
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+
+order = ["module"]
+go = asyncio.Event()
+
+async def startup():
+    await asyncio.sleep(0)
+    order.append("startup")
+
+async def before_unload(reason):
+    order.append(reason)
+    await go.wait()
+    order.append("unloaded")
+"""
+HOOKED_HANDLER = """
+async def handler(request):
+    if request.url.path == "/go":
+        go.set()
+    return ",".join(order)
+"""
+HOOKED_APP = """
+@asynccontextmanager
+async def lifespan(app):
+    order.append("lifespan")
+    yield
+    order.append("shutdown")
+
+app = Starlette(lifespan=lifespan)
+"""
+
+
+async def test_startup_runs_before_the_function_is_ready(life: Life) -> None:
+    await life.ready(HOOKS + HOOKED_HANDLER)
+    assert await life.ask() == "module,startup"
+
+
+async def test_the_hooks_stand_around_an_apps_lifespan(life: Life) -> None:
+    await life.ready(HOOKS + HOOKED_APP)
+    order = sys.modules[f"{ROOT}.f.index"].order
+    assert order == ["module", "startup", "lifespan"]
+    life.gateway.send(frames.Drain(60.0, "termination"))
+    await until(lambda: order[3:] == ["termination"])
+    sys.modules[f"{ROOT}.f.index"].go.set()
+    assert await life.hears() == frames.Drained()
+    assert order[4:] == ["unloaded", "shutdown"]
+
+
+async def test_before_unload_is_told_the_reason_once_and_requests_go_on_meanwhile(life: Life) -> None:
+    await life.ready(HOOKS + HOOKED_HANDLER)
+    await life.ask()
+    life.gateway.send(frames.Unload("reload"))
+    await until(lambda: life.worker._unloading)
+    assert not life.worker._draining
+    life.gateway.send(frames.Drain(60.0, "termination"))
+    life.gateway.send(frames.Drain(60.0, "termination"))
+    await until(lambda: life.worker._draining)
+    (stream,) = life.streams
+    assert await life.ask(stream=stream) == "module,startup,reload"
+    assert not life.heard
+    assert await life.ask("/go", stream=stream) == "module,startup,reload"
+    assert await life.hears() == frames.Drained()
+    assert await life.status() == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('no goodbye')", "ValueError: no goodbye"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("yield", "must not `yield`"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_a_before_unload_that_fails_is_logged_and_the_drain_goes_on(
+    life: Life, told: Told, kind: str, body: str, said: str
+) -> None:
+    await life.ready(f"{HELLO}\n{kind} before_unload(reason):\n    {body}\n")
+    life.gateway.send(frames.Drain(60.0))
+    assert await life.hears() == frames.Drained()
+    ((level, text, _),) = told
+    assert level == "error"
+    assert text.startswith("before_unload failed\n")
+    assert said in text
+
+
+async def test_a_before_unload_that_hangs_has_the_seconds_of_the_drain(life: Life, told: Told) -> None:
+    await life.ready(HOOKS + HOOKED_HANDLER)
+    life.gateway.send(frames.Drain(0.05))
+    assert await life.hears() == frames.Drained()
+    assert await life.status() == 0
+    text = "0 requests and 0 tasks of wait_until, and before_unload, did not end within 0.05 s"
+    assert told == [("warning", text, "")]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("served", [HELLO, APP])
+async def test_a_startup_that_fails_keeps_the_function_from_booting(
+    life: Life, kind: str, served: str
+) -> None:
+    life.begin({"f/index.py": f"{served}\n{kind} startup():\n    raise ValueError('no database')\n"})
+    failure = await life.hears()
+    assert isinstance(failure, frames.BootFailed)
+    assert failure.message == "ValueError: no database"
+    assert "index.py" in failure.traceback
+    assert "in startup" in failure.traceback
+    assert await life.status() == 1
+
+
+async def test_a_hook_of_the_wrong_signature_keeps_the_function_from_booting(life: Life) -> None:
+    life.begin({"f/index.py": HELLO + "\nasync def before_unload(): ...\n"})
+    failure = await life.hears()
+    assert isinstance(failure, frames.BootFailed)
+    assert "`before_unload` cannot be called as `async def before_unload(reason)`" in failure.message
+
+
+async def test_a_function_reads_the_files_of_its_version(life: Life, tmp_path: Path) -> None:
+    source = "from pathlib import Path\n" + HELLO.replace(
+        '"hello"', "Path(__file__).with_name('x').read_text()"
+    )
+    life.begin({"f/index.py": source, "f/x": "this version"})
+    assert isinstance(await life.hears(), frames.Ready)
+    assert await life.ask() == "this version"
+    assert (tmp_path / "files/f/index.py").is_file()

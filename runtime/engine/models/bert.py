@@ -71,6 +71,11 @@ def convert(source: Path, target: Path, progress: Callable[[int, int], None]) ->
 
 
 def check_config(path: Path) -> _Config:
+    """What a `config.json` says, if it is of an encoder that can be converted.
+
+    Raises:
+        StartError: it is missing, broken, or of another architecture.
+    """
     try:
         config = msgspec.convert(read_json(path), _Config)
     except msgspec.ValidationError as error:

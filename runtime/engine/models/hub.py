@@ -7,9 +7,10 @@ trusts the length of a file instead of its digest.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -90,10 +91,8 @@ def answers(url: str, seconds: float) -> bool:
     heard: list[int] = []
 
     def ask() -> None:
-        try:
+        with suppress(httpx2.HTTPError, httpx2.InvalidURL, OSError):
             heard.append(httpx2.head(url, timeout=seconds).status_code)
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
-            pass
 
     # A name server that does not answer, and a host of many addresses, take longer than any
     # timeout says: hence a thread that nobody waits for.
@@ -208,7 +207,9 @@ class Hub:
             raise self._nonsense(f"{whole} bytes of {file.path} instead of {file.size}")
         return start
 
-    def _copy(self, response: httpx2.Response, file: RemoteFile, out: Any, done: Callable[[int], None]) -> None:
+    def _copy(
+        self, response: httpx2.Response, file: RemoteFile, out: Any, done: Callable[[int], None]
+    ) -> None:
         for piece in response.iter_bytes():
             if out.tell() + len(piece) > file.size:
                 raise self._nonsense(f"more than the {file.size} bytes of {file.path}")
@@ -233,7 +234,9 @@ class Hub:
         except self._library.errors.HfHubHTTPError as error:
             raise self._refusal(error, repository, revision) from error
         except self._library.errors.HFValidationError as error:
-            raise UsageError(f"{repository!r} is no name of a repository", remedy="write owner/name") from error
+            raise UsageError(
+                f"{repository!r} is no name of a repository", remedy="write owner/name"
+            ) from error
         except self._library.errors.OfflineModeIsEnabled as error:
             raise no_network(repository) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -244,13 +247,17 @@ class Hub:
             raise Passing("broke the connection") from error
         except httpx2.HTTPError as error:
             raise HubError(
-                f"The model hub cannot be used: {error}", where=self.address, remedy="check HF_ENDPOINT and proxies"
+                f"The model hub cannot be used: {error}",
+                where=self.address,
+                remedy="check HF_ENDPOINT and proxies",
             ) from error
 
     def _refusal(self, error: Any, repository: str, revision: str) -> Exception:
         status = error.response.status_code
         if status in _TRY_AGAIN:
-            return Passing(f"answers with status {status}", wait_of(error.response.headers.get("retry-after")))
+            return Passing(
+                f"answers with status {status}", wait_of(error.response.headers.get("retry-after"))
+            )
         what, remedy = self._reason(error, status, repository, revision)
         return HubError(what, where=self.address, remedy=remedy)
 
@@ -291,6 +298,7 @@ def _library() -> ModuleType:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError as error:
@@ -299,7 +307,7 @@ def _library() -> ModuleType:
         ) from error
     except ValueError as error:
         raise UsageError(f"{error}", where="HF_HUB_DOWNLOAD_TIMEOUT", remedy="write whole seconds") from error
-    huggingface_hub.utils.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return huggingface_hub
 
 

@@ -75,8 +75,11 @@ def prepare(name: str, store: Store, progress: Progress = _in_silence) -> Card:
     return keep(card_of(name, entry), Source(folder, entry.source.file), store.folder(name), progress)
 
 
-def describe_folder(folder: Path, name: str) -> tuple[Card, Source]:
+def describe_folder(folder: Path, name: str, file: str = "") -> tuple[Card, Source]:
     """What a model folder says of itself, and its weights: a graph if it has one.
+
+    Args:
+        file: the weights to take; empty: the usual ones.
 
     Raises:
         ModelNotFound: there is no such folder.
@@ -86,11 +89,12 @@ def describe_folder(folder: Path, name: str) -> tuple[Card, Source]:
         raise ModelNotFound(f"There is no model folder {str(folder)!r}")
     card = describe(folder, name)
     read_json(folder / TOKENIZER)
-    for weights in (*GRAPHS, WEIGHTS):
+    usual = (*GRAPHS, WEIGHTS)
+    for weights in (file,) if file else usual:
         if (folder / weights).is_file():
             return card, Source(folder, weights)
     raise StartError(
-        f"The model folder has neither {GRAPH} nor {WEIGHTS}",
+        f"The model folder has no {file}" if file else f"The model folder has neither {GRAPH} nor {WEIGHTS}",
         where=str(folder),
         remedy="copy the whole model folder; PyTorch's .bin files are not read",
     )

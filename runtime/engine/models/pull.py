@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -96,7 +97,7 @@ def order(store: Store, what: str, *, revision: str = "", name: str = "", file: 
 def _of_repository(store: Store, what: str, found: Order) -> Order:
     if "/" not in what:
         raise UsageError(
-            f"There is no model {what[:80]!r} in the catalogue, which has {', '.join(sorted(store.catalogue))}",
+            f"The catalogue has no model {what[:80]!r}; it has {', '.join(sorted(store.catalogue))}",
             remedy="write OWNER/NAME for a repository of the hub, and ./FOLDER for a folder",
         )
     if found.name in store.catalogue:
@@ -111,20 +112,29 @@ def _check_name(store: Store, name: str) -> None:
         raise UsageError(error.message) from error
 
 
-def _check_file(file: str) -> None:
-    parts = file.split("/")
-    if file and (not file.endswith(".onnx") and file != WEIGHTS or {"", ".", ".."} & set(parts)):
+def _check_free(store: Store, name: str, source: str) -> None:
+    old = read_card(store.folder(name))
+    if old is not None and (old.name, old.source) != (name, source):
         raise UsageError(
-            f"{file!r} cannot be used", where="--file", remedy=f"name an .onnx file of the repository, or {WEIGHTS}"
+            f"The store has a {old.name} of another source: {old.source}",
+            remedy=f"choose another --name, or first: functions models remove {old.name}",
+        )
+
+
+def _check_file(file: str) -> None:
+    usable = file == WEIGHTS or (file.endswith(".onnx") and not {"", ".", ".."} & set(file.split("/")))
+    if file and not usable:
+        raise UsageError(
+            f"{file!r} cannot be used",
+            where="--file",
+            remedy=f"name an .onnx file of the repository, or {WEIGHTS}",
         )
 
 
 # --- from a hub ------------------------------------------------------------------------------
 
 
-def pull(
-    wanted: Order, store: Store, progress: Progress, say: Say, patience: Patience | None = None
-) -> Card:
+def pull(wanted: Order, store: Store, progress: Progress, say: Say, patience: Patience | None = None) -> Card:
     """The card of the model, which is in the store and whole then.
 
     Where it is there already, nothing is asked of the network. Processes that pull the same
@@ -137,6 +147,7 @@ def pull(
         HubError: the hub does not give it, or gives something else.
         StartError: it cannot be used, or the disk refuses.
     """
+    _check_free(store, wanted.name, wanted.source)
     card = _here(wanted, store)
     if card is not None:
         return card
@@ -253,18 +264,14 @@ class _Pull:
                 card = self._describe(listing, weights)  # before the bulk of it comes
             target = self._partial / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            before = done
-            download(
-                self._hub,
-                self._wanted.repository,
-                listing.revision,
-                file,
-                target,
-                lambda size, before=before: self._progress(step, before + size, total),
-            )
+            told = partial(self._tell, step, done, total)
+            download(self._hub, self._wanted.repository, listing.revision, file, target, told)
             done += file.size
         assert card is not None
         return card
+
+    def _tell(self, step: str, before: int, total: int, size: int) -> None:
+        self._progress(step, before + size, total)
 
     def _describe(self, listing: Listing, weights: str) -> Card:
         wanted = self._wanted
@@ -326,22 +333,14 @@ def pull_folder(folder: Path, name: str, store: Store, progress: Progress, file:
     """
     _check_name(store, name)
     _check_file(file)
-    card, source = describe_folder(folder, name)
-    if file:
-        source = source._replace(weights=file)
+    card, source = describe_folder(folder, name, file)
     entry = store.catalogue.get(name)
     if entry is not None:
         known = entry.known(file or entry.source.file)
         card = card_of(name, entry)
         card = msgspec.structs.replace(card, sha256=known.sha256 if known else "")
-        source = source._replace(weights=file or source.weights)
     card = msgspec.structs.replace(card, source=f"folder {folder}")
-    old = store.find(name)
-    if old is not None and old.prepared and old.source != card.source:
-        raise UsageError(
-            f"The store has a {name} of another source: {old.source}",
-            remedy=f"choose another --name, or first: functions models remove {name}",
-        )
+    _check_free(store, name, card.source)
     return keep(card, source, store.folder(name), progress)
 
 

@@ -13,16 +13,17 @@ from typing import Any
 
 import httpx2
 
+from runtime.engine.models.catalogue import EMBEDDED
+from runtime.engine.models.store import Store
 from runtime.errors import FunctionsError
 from runtime.project.environment import environment_of
 from runtime.project.load import load
 from runtime.project.settings import Options, Project
 from runtime.project.snapshot import take
-from tests.docs.pages import REPOSITORY, Block
-from tests.docs.terminal import Terminal
+from tests.documentation.pages import REPOSITORY, Block
+from tests.documentation.terminal import Terminal
 from tests.running import Server, eventually
 
-_NOBODY = "http://127.0.0.1:9"  # the discard port: no test reaches a model hub by mistake
 _EXAMPLES = ("functions", "docker", "docs")
 
 
@@ -33,23 +34,26 @@ class Scene:
         folder: becomes the project.
         data: where models are kept.
         llm: port of the language model that stands in for Ollama and the like.
-        hub: address of what stands in for the model hub; empty: it is out of reach.
+        hub: address of what stands in for the model hub.
     """
 
-    def __init__(self, folder: Path, data: Path, llm: int, hub: str = "") -> None:
+    def __init__(self, folder: Path, data: Path, llm: int, hub: str) -> None:
         self.root = folder / "project"
         self.root.mkdir()
         self.server: Server | None = None
-        self._llm = llm
+        self._llm, self._hub = llm, hub
         self._env = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
             "XDG_DATA_HOME": str(data),
-            "HF_ENDPOINT": hub or _NOBODY,
+            "HF_ENDPOINT": hub,
             "JWT_SECRET": "",  # a newcomer has none
             "NO_COLOR": "1",
         }
         (self.root / ".venv").symlink_to(sys.prefix)
+        model = Store().package_folder(EMBEDDED)
+        assert model is not None
+        shutil.copytree(model, self.root / "my-model", copy_function=os.symlink)
         self.terminal = Terminal(self.root, self._env)
 
     def play(self, block: Block) -> str:
@@ -89,6 +93,7 @@ class Scene:
         text = re.sub(
             r"(localhost|127\.0\.0\.1|host\.docker\.internal):(11434|8080)\b", rf"127.0.0.1:{self._llm}", text
         )
+        text = text.replace("https://hub.example.com", self._hub)
         return text if self.server is None else text.replace(":54321", f":{self._port}")
 
     def _public(self, text: str) -> str:
@@ -112,6 +117,7 @@ class Scene:
             assert words[:2] == ["functions", "serve"], command
             flags = words[2:]
         os.makedirs(self.root / "functions", exist_ok=True)
+        self._env |= dict(line.split("=", 1) for line in self.terminal.run("env").split("\n") if "=" in line)
         self.server = Server(self.root, *flags, env=self._env, cwd=self.root)
         self.server.wait_ready()
         self.terminal.run(f"PORT={self._port}")

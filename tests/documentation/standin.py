@@ -21,8 +21,8 @@ async def _answer(call: Call) -> None:
             call.end()
         else:
             message = {"role": "assistant", "content": "".join(WORDS)}
-            whole: dict[str, object] = {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-            call.answer(200, ndjson(whole))
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            call.answer(200, ndjson({"id": "c", "choices": [choice]}))
     elif streamed:
         call.head()
         call.pieces(ndjson(chunk) for chunk in generated(*WORDS))

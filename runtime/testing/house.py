@@ -1,0 +1,202 @@
+"""The server's gateway with one function, on a thread of the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+import msgspec
+import uvloop
+from starlette.types import Receive, Scope, Send
+
+from runtime.context import current
+from runtime.gateway import server
+from runtime.gateway.app import Gateway
+from runtime.gateway.auth import Authenticator
+from runtime.gateway.cors import CorsMiddleware
+from runtime.gateway.guard import guarded
+from runtime.gateway.internal import Internal
+from runtime.gateway.logbook import Logbook
+from runtime.gateway.registry import Registry
+from runtime.gateway.worker import Services
+from runtime.project.settings import Function, Project
+from runtime.testing import borrowed
+from runtime.testing.inside import Inside, NoEngine
+from runtime.testing.session import FakeHost
+
+_turn = threading.Lock()
+_CLIENT = ("127.0.0.1", 49152)
+
+
+class TestLog(Logbook):
+    """Keeps the server's log, and shows it to `logging`, where test runners look."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        super().__init__("plain", self.lines.append)
+        self._logger = logging.getLogger("runtime.testing")
+
+    def tell(
+        self, message: str, *, level: str = "info", function: str = "", request_id: str = "", worker: int = 0
+    ) -> None:
+        """An event, or what the worker logged."""
+        super().tell(message, level=level, function=function, request_id=request_id, worker=worker)
+        self._logger.log(logging.getLevelName(level.upper()), "%s", message)
+
+
+class House:
+    """Runs the function from `start` to `stop`.
+
+    Args:
+        function: which one of the project.
+        environ: variables that win over the project's.
+
+    Attributes:
+        errors: what handlers raised, with the requests' ids.
+    """
+
+    def __init__(
+        self, project: Project, function: Function, environ: Mapping[str, str], models: FakeHost
+    ) -> None:
+        limits = msgspec.structs.replace(function.limits, min_workers=1, max_workers=1)
+        self.function = msgspec.structs.replace(function, limits=limits)
+        self._project = msgspec.structs.replace(project, functions={function.name: self.function})
+        self._environ, self._models = environ, models
+        self.log = TestLog()
+        self.errors: list[tuple[str, BaseException]] = []
+        self.socket = ""
+        self._loop: asyncio.AbstractEventLoop
+        self._leave: asyncio.Event
+        self._stack = contextlib.ExitStack()
+        self._done: Future[None] | None = None
+
+    def start(self) -> None:
+        """Serve; returns when the function has booted, or failed to.
+
+        Raises:
+            RuntimeError: another function is being tested.
+        """
+        if not _turn.acquire(blocking=False):
+            raise RuntimeError(
+                "another FunctionClient is open: a process can be lent to one function at a time. "
+                "Leave its `with` block first"
+            )
+        self._stack.callback(_turn.release)
+        try:
+            temp = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fn-", dir=_short()))
+            self.socket = os.path.join(temp, "s")
+            parent = os.path.dirname(self.function.directory)
+            self._stack.enter_context(borrowed.process(parent, self._emit))
+            self._begin(temp)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _begin(self, temp: str) -> None:
+        ready: Future[None] = Future()
+        self._done = Future()
+        arguments = (temp, ready, self._done)
+        thread = threading.Thread(target=self._run, args=arguments, name="function", daemon=True)
+        thread.start()
+        self._stack.callback(thread.join)
+        ready.result()
+
+    def stop(self) -> None:
+        """Drain as the server does at its end: what `wait_until` was given is finished first."""
+        done, self._done = self._done, None
+        if done is None:
+            return
+        with self._stack:
+            self._loop.call_soon_threadsafe(self._leave.set)
+            done.result()
+
+    @property
+    def running(self) -> bool:
+        return self._done is not None
+
+    def _emit(self, level: str, text: str, request_id: str) -> None:
+        call = current.get()
+        request_id = request_id or (call.id if call is not None else "")
+        self.log.tell(text, level=level, function=self.function.name, request_id=request_id)
+
+    def _run(self, temp: str, ready: Future[None], done: Future[None]) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._live(temp, ready))
+        except BaseException as error:
+            (done if ready.done() else ready).set_exception(error)
+        else:
+            done.set_result(None)
+
+    async def _live(self, temp: str, ready: Future[None]) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._leave = asyncio.Event()
+        settings = self._project.settings
+        forker = Inside(temp, self._environ, self._models, lambda *error: self.errors.append(error))
+        services = Services(forker, NoEngine(), self.log, settings.root, temp)
+        registry = Registry(services, f"http://127.0.0.1:{settings.port}")
+        authenticator = Authenticator(self._project.keys, settings.auth, None)
+        internal = Internal(registry, authenticator, lambda: [])
+        gateway = Gateway(settings, registry, authenticator, internal, self.log)
+        await registry.apply(self._project)
+        await registry.settled()
+        if forker.failure is not None:
+            raise forker.failure
+        front = await self._front(gateway)
+        listener = await loop.create_unix_server(front.protocol, self.socket)
+        ready.set_result(None)
+        await self._leave.wait()
+        gateway.draining = True
+        listener.close()
+        await front.close(settings.shutdown_s)
+        await registry.close(settings.shutdown_s, "termination")
+
+    async def _front(self, gateway: Gateway) -> Front:
+        settings = self._project.settings
+        app = CorsMiddleware(gateway, settings.cors, gateway.forwards_preflight)
+
+        async def addressed(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["client"], scope["server"] = _CLIENT, (settings.host, settings.port)
+            await app(scope, receive, send)
+
+        protocol = guarded(settings.max_head_kb * 1024, settings.head_s, self._refused, settings.cors)
+        front = Front(server.make(addressed, settings, protocol))
+        await front.server.on_tick(0)  # writes the `date` header
+        return front
+
+    def _refused(self, status: int) -> None:
+        self.log.tell(f"refused a request head with status {status}", level="warning")
+
+
+class Front:
+    """The HTTP server, without its own loop that looks around ten times a second."""
+
+    def __init__(self, own: server.Server) -> None:
+        self.server = own
+        own.config.load()
+
+    def protocol(self) -> asyncio.Protocol:
+        """One for each connection."""
+        make: Callable[..., asyncio.Protocol] = self.server.config.http_protocol_class
+        return make(config=self.server.config, server_state=self.server.server_state, app_state={})
+
+    async def close(self, seconds: float) -> None:
+        """End every connection, once it has the answer that is on its way."""
+        state = self.server.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        if state.tasks:
+            await asyncio.wait(set(state.tasks), timeout=seconds)
+
+
+def _short() -> str | None:
+    """A folder whose path leaves room for a socket's name (a hundred characters); None: the usual."""
+    return None if len(tempfile.gettempdir()) < 70 else "/tmp"

@@ -1,0 +1,310 @@
+"""Models come from a hub: pinned, checked, downloaded once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from runtime.engine.model import EmbeddingModel
+from runtime.engine.models import pull as module
+from runtime.engine.models.card import CARD
+from runtime.engine.models.prepare import prepare
+from runtime.engine.models.pull import pull_folder
+from runtime.engine.models.store import Store
+from runtime.engine.scheduler import Form
+from runtime.errors import HubError, StartError, UsageError
+from tests.engine import tiny
+from tests.hub.conftest import GRAPH, WEIGHTS, entry
+from tests.hub.pulling import Told, listed, pulled, sound
+from tests.hub.standin import StandIn
+
+IDS = [2, 40, 9, 70, 12, 3]
+RAW = Form(mean_pool=False, normalize=False)
+
+
+def hidden(store: Store, name: str) -> object:
+    (rows,) = EmbeddingModel(prepare(name, store)).infer([IDS], [RAW])
+    return rows
+
+
+@pytest.mark.parametrize("name", ["tiny", "graph", "org/tiny", "org/graph"])
+def test_what_was_pulled_answers_by_the_book(hub: StandIn, store: Store, name: str) -> None:
+    card = pulled(store, name)
+    expected = tiny.encode(tiny.random_weights(), IDS)
+    assert np.allclose(np.asarray(hidden(store, name)), expected, atol=1e-5)
+    assert (card.name, card.dimensions, card.source) == (name, tiny.HIDDEN, f"hub org/{name.split('/')[-1]}")
+    assert sound(store) == [name]
+    assert listed(store) == [name.replace("/", "--")]
+
+
+def test_only_what_is_needed_is_downloaded(hub: StandIn, store: Store) -> None:
+    pulled(store, "org/graph")
+    got = {
+        asked.path.partition("/resolve/")[2].partition("/")[2] for asked in hub.asked if asked.host == "hub"
+    }
+    assert got - {""} == {"config.json", "tokenizer.json", "onnx/model.onnx", "onnx/model.onnx.data"}
+
+
+def test_a_catalogue_model_is_pinned_once_and_stays_where_it_is(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    first = Told()
+    card = pulled(store, "tiny", first)
+    assert f"pinned to revision {card.revision}" in first
+    assert len(card.revision) == 40
+    hub.put("org/tiny", weights | {"README.md": b"new"})
+    Path(card.folder, WEIGHTS.replace("safetensors", "onnx")).unlink()  # damaged: it is pulled again
+    again = Told()
+    assert pulled(store, "tiny", again).revision == card.revision
+    assert again == []
+
+
+def test_a_model_that_is_here_costs_no_request(hub: StandIn, store: Store) -> None:
+    card = pulled(store, "org/tiny")
+    hub.asked.clear()
+    assert pulled(store, "org/tiny") == card
+    assert pulled(store, "org/tiny", revision=card.revision) == card
+    assert hub.asked == []
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    old = pulled(store, "org/tiny")
+    config = json.loads(weights["config.json"]) | {"max_position_embeddings": 20}
+    new = hub.put("org/tiny", weights | {"config.json": json.dumps(config).encode()}, "v2")
+    assert pulled(store, "org/tiny").revision == old.revision
+    assert (pulled(store, "org/tiny@v2").revision, store.get("org/tiny").max_tokens) == (new, 20)
+    hub.asked.clear()
+    assert pulled(store, "org/tiny", revision="v2").revision == new
+    assert hub.downloads() == []
+    assert pulled(store, "org/tiny", revision=old.revision).max_tokens == tiny.POSITIONS
+
+
+def test_the_catalogue_s_own_revision_comes_first(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    pinned = hub.put("org/tiny", weights | {"note": b"pinned"})
+    hub.put("org/tiny", weights | {"note": b"newer"})
+    known = entry(weights, "org/tiny", WEIGHTS)
+    known = replace(known, source=replace(known.source, revision=pinned))
+    told = Told()
+    assert pulled(Store(store.models_dir, {"tiny": known}), "tiny", told).revision == pinned
+    assert told == []
+
+
+def test_the_card_says_what_was_pulled(hub: StandIn, store: Store) -> None:
+    card = pulled(store, "org/tiny")
+    assert (card.licence, card.weights, card.graph) == ("mit", WEIGHTS, "model.onnx")
+    assert [file.path for file in card.files] == ["model.onnx", "model.onnx.data", "tokenizer.json"]
+
+
+def test_other_weights_of_a_repository_can_be_chosen(
+    hub: StandIn, store: Store, graph: dict[str, bytes]
+) -> None:
+    other = {path.replace("onnx/model.onnx", "onnx/small.onnx"): body for path, body in graph.items()}
+    # The graph names the file of its tensors, so that one keeps its name.
+    files = graph | {
+        "onnx/small.onnx": other["onnx/small.onnx"].replace(b"model.onnx.data", b"small.onnx.data")
+    }
+    hub.put("org/graph", files | {"onnx/small.onnx.data": graph["onnx/model.onnx.data"]})
+    known = entry(files, "org/graph", GRAPH, **{"onnx/small.onnx": b""})
+    store = Store(store.models_dir, {"graph": known})
+    card = pulled(store, "graph", file="onnx/small.onnx")
+    assert (card.weights, card.graph) == ("onnx/small.onnx", "small.onnx")
+    assert card.sha256 == known.files["onnx/small.onnx"].sha256
+    assert sound(store) == ["graph"]
+    assert pulled(store, "graph").weights == GRAPH
+
+
+def test_a_repository_without_usable_weights_names_those_that_it_has(
+    hub: StandIn, store: Store, graph: dict[str, bytes]
+) -> None:
+    kept = ("config.json", "tokenizer.json", "onnx/model_fp16.onnx")
+    hub.put("org/half", {path: graph[path] for path in kept})
+    with pytest.raises(HubError, match=r"--file: onnx/model_fp16\.onnx"):
+        pulled(store, "org/half")
+    hub.put("org/none", {"config.json": b"{}"})
+    with pytest.raises(HubError, match=r"no tokenizer\.json"):
+        pulled(store, "org/none")
+    assert sound(store) == []
+
+
+def test_an_architecture_that_cannot_be_used_is_refused_before_its_weights_come(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    config = json.loads(weights["config.json"]) | {"model_type": "roberta"}
+    hub.put("org/other", weights | {"config.json": json.dumps(config).encode()})
+    with pytest.raises(StartError, match="roberta"):
+        pulled(store, "org/other")
+    assert hub.downloads() == []
+    assert listed(store) == []
+
+
+def test_progress_goes_up_to_the_total_that_was_told_before(hub: StandIn, store: Store) -> None:
+    wanted = module.order(store, "org/graph")
+    assert wanted is not None
+    told: list[tuple[str, int, int]] = []
+    module.pull(wanted, store, lambda *step: told.append(step), lambda _: None)
+    steps = [(done, total) for step, done, total in told if step.startswith("pulling org/graph (")]
+    assert steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_no_second_copy_of_a_graph_is_made(
+    hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links: list[str] = []
+    link = os.link
+
+    def noted(source: Path, target: Path) -> None:
+        links.append(target.name)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", noted)
+    card = pulled(store, "org/graph")
+    assert {"model.onnx", "model.onnx.data", "tokenizer.json"} <= set(links)
+    assert os.stat(Path(card.folder, "model.onnx")).st_nlink == 1
+
+
+def test_a_disk_without_links_gets_copies(
+    hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    pulled(store, "org/graph")
+    assert sound(store) == ["org/graph"]
+
+
+# --- who may ---------------------------------------------------------------------------------
+
+
+def test_the_token_goes_to_the_hub_and_to_no_other_host(
+    hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.token = "hf_a-token-that-nobody-shall-read"
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    pulled(store, "org/tiny")
+    said = {asked.host: asked.headers.get("authorization") for asked in hub.asked}
+    assert said == {"hub": f"Bearer {hub.token}", "store": None}
+    assert hub.token not in Path(store.get("org/tiny").folder, CARD).read_text()
+
+
+@pytest.mark.parametrize("name", ["org/tiny", "org/nothing"])
+def test_without_a_token_a_private_repository_looks_like_none(hub: StandIn, store: Store, name: str) -> None:
+    hub.token = "hf_needed"
+    with pytest.raises(HubError, match=rf"no repository {name}, or it is private.*\n.*HF_TOKEN"):
+        pulled(store, name)
+    assert sound(store) == []
+
+
+def test_the_hub_s_refusals_have_their_next_steps(hub: StandIn, store: Store) -> None:
+    def refused(words: str, status: int, **headers: str) -> None:
+        hub.faults.clear()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        hub.misbehave(status=status, headers=named, body=b"{}")
+        with pytest.raises(HubError, match=words):
+            pulled(store, "org/tiny")
+
+    refused(r"accept its licence.*\n.*org/tiny, and set HF_TOKEN", 403, x_error_code="GatedRepo")
+    refused(r"accept its licence", 401, x_error_code="GatedRepo")
+    refused(
+        r"access token\n.*make a new one", 401, x_error_message="Invalid credentials in Authorization header"
+    )
+    refused(r"forbids reading org/tiny\n.*HF_TOKEN", 403)
+    refused(r"status 418", 418)
+    hub.faults.clear()
+    with pytest.raises(HubError, match="no revision 'v9'"):
+        pulled(store, "org/tiny@v9")
+    with pytest.raises(HubError, match="no repository org/nothing"):
+        pulled(store, "org/nothing")
+
+
+def test_offline_means_no_request(hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = pulled(store, "tiny")
+    hub.asked.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert pulled(store, "tiny") == card
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids"):
+        pulled(store, "graph")
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("address", ["huggingface.co", "ftp://hub", "http://"])
+def test_an_endpoint_that_is_no_address_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(UsageError, match="HF_ENDPOINT"):
+        pulled(store, "tiny")
+
+
+# --- what is asked for -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "wishes", "words"),
+    [
+        ("nope", {}, "catalogue has no model 'nope'; it has graph, tiny"),
+        ("org/a/b", {}, "no model name"),
+        ("../a", {}, "no model name"),
+        ("org/tiny@a", {"revision": "b"}, "Two revisions"),
+        ("org/tiny", {"file": "../../etc/passwd.onnx"}, "--file"),
+        ("org/tiny", {"file": "pytorch_model.bin"}, "--file"),
+        ("org/tiny", {"name": "graph"}, "another model"),
+        ("tiny", {"name": "mine"}, "its own name"),
+        ("org/tiny", {"name": ".."}, "no model name"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+    hub: StandIn, store: Store, what: str, wishes: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        pulled(store, what, **wishes)
+    assert hub.asked == []
+
+
+def test_a_repository_may_have_another_name_here(hub: StandIn, store: Store) -> None:
+    assert pulled(store, "org/tiny", name="mine").name == "mine"
+    assert sound(store) == ["mine"]
+    with pytest.raises(UsageError, match=r"mine of another source: hub org/tiny"):
+        pulled(store, "org/graph", name="mine")
+
+
+# --- folders ---------------------------------------------------------------------------------
+
+
+def test_a_folder_is_copied_into_the_store(tmp_path: Path, store: Store) -> None:
+    folder = tiny.write_folder(tmp_path / "mine")
+    card = pull_folder(folder, "mine", store, lambda *_: None)
+    assert (card.name, card.source) == ("mine", f"folder {folder}")
+    for path in folder.iterdir():
+        path.unlink()
+    assert sound(store) == ["mine"]
+
+
+def test_a_folder_gets_a_catalogue_s_name_only_if_it_is_that_model(
+    tmp_path: Path, store: Store, weights: dict[str, bytes]
+) -> None:
+    folder = tiny.write_folder(tmp_path / "mine", tiny.random_weights(seed=8))
+    with pytest.raises(StartError, match="not the one we know"):
+        pull_folder(folder, "tiny", store, lambda *_: None)
+    (folder / WEIGHTS).write_bytes(weights[WEIGHTS])
+    assert pull_folder(folder, "tiny", store, lambda *_: None).max_tokens == 12
+    assert sound(store) == ["tiny"]
+
+
+def test_a_folder_does_not_replace_another_model(tmp_path: Path, store: Store) -> None:
+    for owner in ("a", "b"):
+        tiny.write_folder(tmp_path / owner / "mine")
+    pull_folder(tmp_path / "a" / "mine", "mine", store, lambda *_: None)
+    with pytest.raises(UsageError, match="functions models remove mine"):
+        pull_folder(tmp_path / "b" / "mine", "mine", store, lambda *_: None)
