@@ -10,13 +10,13 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 JAVASCRIPT := tests/clients/node_modules/.package-lock.json
 CLIENTS := .venv/clients/.installed $(if $(shell command -v npm),$(JAVASCRIPT))
 
-.PHONY: help install serve test coverage lint bench docs lock
+.PHONY: help install serve test coverage lint bench docs image docker-test lock
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 help: ## show this list
 	@echo "Usage: make TARGET [ARGS=\"…\"] [PYTHON=python3.12]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 15
 
 install: .venv/.installed ## make .venv with the server and its embedded model
 
@@ -34,13 +34,21 @@ lint: .venv/.tested ## check style, types and import contracts
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	for entry in functions/*-*/index.py; do .venv/bin/mypy "$$entry" || exit 1; done
 	.venv/bin/lint-imports
+	.venv/bin/hadolint docker/Dockerfile
 
 bench: .venv/.tested ## measure latency, throughput and memory
 	.venv/bin/python -m bench $(ARGS)
 
 docs: .venv/.installed ## write docs/configuration.md from the code
 	.venv/bin/python -m docs.reference
+
+image: ## build the Docker image functions-runtime
+	DOCKER_BUILDKIT=1 docker build --file docker/Dockerfile --tag functions-runtime:latest $(ARGS) .
+
+docker-test: ## build the Docker image and run it in every way that deployments do
+	docker/smoke.sh
 
 lock: .venv/.tested ## pin the newest versions that fit pyproject.toml
 	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade pyproject.toml - --extra engine --extra examples -o requirements.lock

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runtime
+from runtime import ai, testing
 
 NAMES = [
     "FileResponse",
@@ -46,9 +52,6 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_the_names_are_those_that_the_type_checker_sees() -> None:
-    import ast
-    from pathlib import Path
-
     tree = ast.parse(Path(runtime.__file__).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {
@@ -82,3 +85,74 @@ def test_no_name_loads_what_belongs_to_another_process(name: str) -> None:
 
 def test_everything_can_be_imported_at_once() -> None:
     assert "runtime.ai" in loaded_after("from runtime import *")
+
+
+# what else is public: signatures and docstrings
+
+SIGNATURES = {
+    "runtime.JSONResponse": "(content=None, status_code=200, headers=None, media_type=None, background=None)",
+    "runtime.wait_until": "(awaitable)",
+    "runtime.ai.Session": "(model, *, host=None, api_key=None, mode=None)",
+    "runtime.ai.Session.ready": "(self, *, timeout=60)",
+    "runtime.ai.Session.run": "(self, prompt, *, mean_pool=True, normalize=True, stream=False, timeout=60, "
+    "mode=None, **body)",
+    "runtime.ai.Session.embed": "(self, texts, *, normalize=True, timeout=60)",
+    "runtime.ai.Stream.aclose": "(self)",
+    "runtime.ai.Stream.sse": "(self)",
+    "runtime.ai.Stream.text": "(self)",
+    "runtime.ai.Stream.raw": "(self)",
+    "runtime.ai.Stream.body": "(self)",
+    "runtime.ai.Timeout": "(connect=5, first_token=None, idle=None, total=60)",
+    "runtime.ai.UpstreamError": "(status, body)",
+    "runtime.ai.InferenceTimeout": "(message='')",
+    "runtime.ai.Usage": "(tokens, truncated)",
+    "runtime.testing.FunctionClient": "(function, *, root=None, env=None, sessions=None, claims=None, "
+    "verify_jwt=True, raise_errors=False)",
+    "runtime.testing.FunctionClient.websocket": "(self, path='/', *, headers=None, subprotocols=())",
+    "runtime.testing.FunctionClient.async_client": "(self)",
+    "runtime.testing.FunctionClient.token": "(claims=None)",
+    "runtime.testing.FakeSession": "(model='gte-small', *, dimensions=None, max_tokens=None, replies=None, "
+    "mode=None)",
+}
+
+
+def public(module: Any) -> Iterator[tuple[str, Any]]:
+    """What is ours of the public names of a module, and the public attributes of its classes."""
+    for name in module.__all__:
+        value = getattr(module, name)
+        if not getattr(value, "__module__", "").startswith("runtime"):
+            continue
+        yield f"{module.__name__}.{name}", value
+        if isinstance(value, type):
+            for key, attribute in vars(value).items():
+                if not key.startswith("_") and (callable(attribute) or isinstance(attribute, property)):
+                    yield f"{module.__name__}.{name}.{key}", attribute
+
+
+EVERYTHING = dict([*public(runtime), *public(ai), *public(testing)])
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_what_functions_call_keeps_its_signature(name: str) -> None:
+    signature = inspect.signature(EVERYTHING[name])
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
+    ]
+    plain = inspect.Signature(bare)
+    assert str(plain) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_every_public_name_says_what_it_is(name: str) -> None:
+    value = EVERYTHING[name]
+    own = value.fget.__doc__ if isinstance(value, property) else value.__doc__
+    assert own, name
+    assert own.strip().split("\n\n")[0].rstrip().endswith((".", "?", ":")), own
+
+
+def test_the_names_of_the_testing_kit_are_these() -> None:
+    assert testing.__all__ == ["AsyncFunctionClient", "Call", "FakeSession", "FunctionClient"]
+
+
+def test_types_are_part_of_the_package() -> None:
+    assert (Path(runtime.__file__).parent / "py.typed").is_file()

@@ -23,8 +23,7 @@ async def handler(request: Request) -> ai.Stream:
     if not isinstance(messages, list) or not messages:
         raise HTTPException(400, 'Send {"messages": [{"role": "user", "content": "…"}]}, the oldest first')
     prompt = {"messages": [checked(message) for message in messages]}
-    stream: ai.Stream = await session.run(prompt, stream=True, timeout=300)
-    return stream  # becomes server-sent events, `data: [DONE]` the last
+    return await session.run(prompt, stream=True, timeout=300)  # server-sent events, `data: [DONE]` the last
 
 
 def checked(message: Any) -> dict[str, str]:

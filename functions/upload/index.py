@@ -9,8 +9,8 @@
 #
 # max_body_mb of [functions.upload] in supabase/config.toml says how large a body may be.
 
-import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -20,22 +20,22 @@ from runtime import HTTPException, Request
 
 async def handler(request: Request) -> Any:
     if request.method == "PUT":
-        return await streamed(request)
+        return await measured(request.stream())
     form = await request.form()  # files over 1 MB wait on disk
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files:
         raise HTTPException(400, "POST a form with files, or PUT a file's content")
-    return [await described(file) for file in files]
+    return [{"name": file.filename, **await measured(pieces(file))} for file in files]
 
 
-async def described(file: UploadFile) -> dict[str, Any]:
-    digest = await asyncio.to_thread(hashlib.file_digest, file.file, "sha256")
-    return {"name": file.filename, "size": file.size, "sha256": digest.hexdigest()}
+async def pieces(file: UploadFile) -> AsyncIterator[bytes]:
+    while piece := await file.read(65536):
+        yield piece
 
 
-async def streamed(request: Request) -> dict[str, Any]:
+async def measured(body: AsyncIterator[bytes]) -> dict[str, Any]:
     size, digest = 0, hashlib.sha256()
-    async for piece in request.stream():
+    async for piece in body:
         size += len(piece)
         digest.update(piece)
     return {"size": size, "sha256": digest.hexdigest()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -19,6 +19,9 @@ from runtime.errors import InvalidInput, ModelNotFound
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from runtime.ai.llm.chunk import Chunk
+    from runtime.ai.llm.stream import Stream
 
 log = logging.getLogger("runtime.ai")
 
@@ -93,6 +96,61 @@ class Session:
         elif self._server is not None and self._server.mode == "ollama":
             await self.run("", timeout=timeout)
 
+    @overload
+    async def run(
+        self,
+        prompt: str | Mapping[str, Any],
+        *,
+        stream: Literal[True],
+        timeout: Timeout | float | None = 60,
+        mode: str | None = None,
+        **body: Any,
+    ) -> Stream: ...
+
+    @overload
+    async def run(
+        self,
+        prompt: Mapping[str, Any],
+        *,
+        stream: Literal[False] = False,
+        timeout: Timeout | float | None = 60,
+        mode: str | None = None,
+        **body: Any,
+    ) -> Chunk: ...
+
+    @overload
+    async def run(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        mean_pool: Literal[True] = True,
+        normalize: bool = True,
+        timeout: Timeout | float | None = 60,
+    ) -> list[list[float]]: ...
+
+    @overload
+    async def run(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        mean_pool: Literal[False],
+        normalize: bool = True,
+        timeout: Timeout | float | None = 60,
+    ) -> list[list[list[float]]]: ...
+
+    @overload
+    async def run(
+        self,
+        prompt: object,
+        *,
+        mean_pool: bool = True,
+        normalize: bool = True,
+        stream: bool = False,
+        timeout: Timeout | float | None = 60,
+        mode: str | None = None,
+        **body: Any,
+    ) -> Any: ...
+
     async def run(
         self,
         prompt: object,
@@ -108,7 +166,8 @@ class Session:
 
         Local: a text becomes its vector (`list[float]`), a list of texts a list of vectors,
         in one trip. LLM: a string or the API's own body (a mapping) becomes the provider's
-        JSON object (`Chunk`), or with `stream` a `Stream` of them.
+        JSON object (`Chunk`), or with `stream` a `Stream` of them. A type checker knows these
+        kinds apart but for a single text, of which only the model knows what becomes of it.
 
         Args:
             mean_pool: one vector per text; False: one per token.

@@ -37,20 +37,26 @@ def command(port: int | None, url: str | None, root: str | None) -> int:
 
 def ask(url: str) -> tuple[bool, str]:
     """Whether the server at `url` (its scheme, host and port) is ready, and a line about it."""
-    import http.client
+    from http.client import HTTPException
+
+    try:
+        status, body = _get(url)
+    except (OSError, ValueError, HTTPException) as error:
+        return False, f"no server answers at {url}: {error}"
+    return status == 200, f"{status} {_message(body)}"
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    """Status and body of the page that tells."""
+    from http.client import HTTPConnection, HTTPSConnection
     from urllib.parse import urlsplit
 
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    https = parts.scheme == "https"
-    kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
-    try:
-        connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
-        connection.request("GET", f"{parts.path.rstrip('/')}/_internal/ready")
-        response = connection.getresponse()
-        said = response.read(_READ_BYTES)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return False, f"no server answers at {url}: {error}"
-    return response.status == 200, f"{response.status} {_message(said)}"
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    connection.request("GET", f"{parts.path.rstrip('/')}/_internal/ready")
+    response = connection.getresponse()
+    return response.status, response.read(_READ_BYTES)
 
 
 def _message(body: bytes) -> str:

@@ -10,36 +10,79 @@ import click
 from runtime.cli.root import root_option, root_or_here
 from runtime.errors import ConfigError, FunctionNameError
 
+TEMPLATES = {
+    "handler": "answer JSON with JSON",
+    "embed": "turn text into embeddings",
+    "chat": "stream a language model's answer",
+    "stream": "send server-sent events",
+    "app": "serve an ASGI application with routes of its own",
+    "websocket": "talk over a WebSocket",
+    "webhook": "receive signed webhooks; needs no key",
+}
+"""What `--template` takes, with a line on each; the texts are in `templates/`."""
 
-@click.command("new")
+KEYLESS = frozenset({"webhook"})
+"""Templates of functions that check their callers themselves."""
+
+
+def _listed() -> str:
+    return "\n".join(f"  {name:<10} {line}" for name, line in TEMPLATES.items())
+
+
+def _show_list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(_listed())
+        context.exit()
+
+
+@click.command("new", epilog=f"\b\nTemplates:\n{_listed()}")
 @click.argument("name")
+@click.option(
+    "-t",
+    "--template",
+    metavar="T",
+    type=click.Choice(list(TEMPLATES)),
+    default="handler",
+    help="What to begin with: one of those below. Default: handler.",
+)
+@click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_show_list, help="Show the templates."
+)
 @click.option("--no-verify-jwt", is_flag=True, help="Let everybody call it: says so in supabase/config.toml.")
 @root_option
-def command(name: str, no_verify_jwt: bool, root: str | None) -> None:
-    """Create the function NAME from a small template.
+def command(name: str, template: str, no_verify_jwt: bool, root: str | None) -> None:
+    """Create the function NAME from a small template, with a test that passes.
 
-    It goes to functions/NAME/index.py, or under supabase/functions/ where only that folder
-    exists. Nothing is ever overwritten. A running server serves it at once.
+    It goes to functions/NAME/, or under supabase/functions/ where only that folder exists.
+    Nothing is ever overwritten. A running server serves it at once.
 
     \b
     Examples:
       functions new summarize
-      functions new webhook --no-verify-jwt
+      functions new assistant --template chat
+      functions new status --no-verify-jwt
     """
     base = Path(root_or_here(root))
-    path = create(base, name, verify_jwt=not no_verify_jwt)
-    click.echo(f"Created {os.path.relpath(path)}")
-    click.echo(f"Next: edit it, run `functions serve`, and call it with `functions invoke {name}`")
+    keyless = no_verify_jwt or template in KEYLESS
+    path = create(base, name, verify_jwt=not keyless, template=template)
+    for written in (path, path.with_name(test_file(name))):
+        click.echo(f"Created {os.path.relpath(written)}")
+    if keyless:
+        click.echo(f"Everybody may call it: see [functions.{name}] in supabase/config.toml")
+    click.echo(
+        f"Next: edit it, test it with `pytest {os.path.relpath(path.parent)}`, run `functions serve`, "
+        f"and call it with `functions invoke {name}`"
+    )
 
 
-def create(base: Path, name: str, *, verify_jwt: bool) -> Path:
-    """Write a new function into the project at `base`; returns the path of its `index.py`.
+def create(base: Path, name: str, *, verify_jwt: bool, template: str = "handler") -> Path:
+    """Write a new function and its test into the project at `base`; returns the path of its `index.py`.
 
     Raises:
         FunctionNameError: the name breaks the rule, or is in use.
         ConfigError: `config.toml` cannot be read, or configures this function already.
     """
-    from runtime.cli.scaffold import index_source
+    from runtime.cli.scaffold import index_source, source_of_test
 
     check_name(name)
     for folder in (base / "functions", base / "supabase" / "functions"):
@@ -53,12 +96,18 @@ def create(base: Path, name: str, *, verify_jwt: bool) -> Path:
     directory = functions_folder(base) / name
     directory.mkdir(parents=True)
     path = directory / "index.py"
-    path.write_text(index_source(name, verify_jwt), encoding="utf-8")
+    path.write_text(index_source(name, verify_jwt, template), encoding="utf-8")
+    path.with_name(test_file(name)).write_text(source_of_test(name, template), encoding="utf-8")
     if config is not None:
         config_path = _config_path(base)
         config_path.parent.mkdir(parents=True, exist_ok=True)
         config_path.write_text(config, encoding="utf-8")
     return path
+
+
+def test_file(name: str) -> str:
+    """What a function's test is called: a module's name, so that pytest can import it."""
+    return f"test_{name.replace('-', '_')}.py"
 
 
 def functions_folder(base: Path) -> Path:

@@ -51,7 +51,8 @@ class FunctionClient(_Addressed, httpx2.Client):
 
     What the function raises is answered as the server answers it, and its traceback is in `log`
     and under the logger `runtime.testing`, which pytest shows for a failed test. What it prints
-    goes to the test's own output. One function can be open in a process at a time.
+    goes to the test's own output; the working directory and what `tempfile` uses stay the test's
+    too. One function can be open in a process at a time.
 
     Args:
         function: its name, as in its URL.
@@ -144,7 +145,7 @@ class FunctionClient(_Addressed, httpx2.Client):
             compression=None,
         )
 
-    def asynchronous(self) -> AsyncFunctionClient:
+    def async_client(self) -> AsyncFunctionClient:
         """An `httpx2.AsyncClient` of the same function, while the `with` block of this one lasts."""
         self._house_running()
         return AsyncFunctionClient(self.function_url, self._house.socket, self.headers)
@@ -201,7 +202,7 @@ class FunctionClient(_Addressed, httpx2.Client):
 
 
 class AsyncFunctionClient(_Addressed, httpx2.AsyncClient):
-    """What `FunctionClient.asynchronous` gives."""
+    """What `FunctionClient.async_client` gives."""
 
     def __init__(self, url: str, socket: str, headers: httpx2.Headers) -> None:
         self.function_url = url

@@ -32,6 +32,7 @@ from runtime.testing.session import FakeHost
 
 _turn = threading.Lock()
 _CLIENT = ("127.0.0.1", 49152)
+_LAST_BREATH_S = 1.0
 
 
 class TestLog(Logbook):
@@ -74,7 +75,7 @@ class House:
         self.errors: list[tuple[str, BaseException]] = []
         self.socket = ""
         self._loop: asyncio.AbstractEventLoop
-        self._leave: asyncio.Event
+        self._leave = asyncio.Event()
         self._stack = contextlib.ExitStack()
         self._done: Future[None] | None = None
 
@@ -103,20 +104,40 @@ class House:
     def _begin(self, temp: str) -> None:
         ready: Future[None] = Future()
         self._done = Future()
+        self._loop = uvloop.new_event_loop()
         arguments = (temp, ready, self._done)
         thread = threading.Thread(target=self._run, args=arguments, name="function", daemon=True)
         thread.start()
-        self._stack.callback(thread.join)
-        ready.result()
+        self._stack.callback(thread.join, _LAST_BREATH_S)
+        try:
+            ready.result()
+        except BaseException:  # also the person's, who has waited long enough
+            self._ask_to_leave()
+            raise
 
     def stop(self) -> None:
-        """Drain as the server does at its end: what `wait_until` was given is finished first."""
+        """Drain as the server does at its end: what `wait_until` was given is finished first.
+
+        Raises:
+            RuntimeError: the function does not let go of the event loop.
+        """
         done, self._done = self._done, None
         if done is None:
             return
+        seconds = 2 * self._project.settings.shutdown_s + _LAST_BREATH_S
         with self._stack:
+            self._ask_to_leave()
+            try:
+                done.result(seconds)
+            except TimeoutError:
+                raise RuntimeError(
+                    f"{self.function.name} did not end within {seconds:g} s: something in it blocks the "
+                    "event loop (a plain `def` handler may block, an `async def` must await)"
+                ) from None
+
+    def _ask_to_leave(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has left already
             self._loop.call_soon_threadsafe(self._leave.set)
-            done.result()
 
     @property
     def running(self) -> bool:
@@ -129,7 +150,7 @@ class House:
 
     def _run(self, temp: str, ready: Future[None], done: Future[None]) -> None:
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._live(temp, ready))
         except BaseException as error:
             (done if ready.done() else ready).set_exception(error)
@@ -137,8 +158,6 @@ class House:
             done.set_result(None)
 
     async def _live(self, temp: str, ready: Future[None]) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        self._leave = asyncio.Event()
         settings = self._project.settings
         forker = Inside(temp, self._environ, self._models, lambda *error: self.errors.append(error))
         services = Services(forker, NoEngine(), self.log, settings.root, temp)
@@ -151,10 +170,11 @@ class House:
         if forker.failure is not None:
             raise forker.failure
         front = await self._front(gateway)
-        listener = await loop.create_unix_server(front.protocol, self.socket)
+        listener = await self._loop.create_unix_server(front.protocol, self.socket)
         ready.set_result(None)
         await self._leave.wait()
         gateway.draining = True
+        registry.dismiss("termination")
         listener.close()
         await front.close(settings.shutdown_s)
         await registry.close(settings.shutdown_s, "termination")

@@ -22,6 +22,7 @@ class Request(starlette.requests.Request):
 
     @property
     def auth(self) -> dict[str, Any]:
+        """The verified claims."""
         claims: dict[str, Any] = self.scope["auth"]
         return claims
 

@@ -66,6 +66,7 @@ class JSONResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
+        """The body's bytes."""
         return _json.encode(content)
 
 

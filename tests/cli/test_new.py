@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,29 +15,95 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.cli import scaffold
-from runtime.cli.new import check_name
+from runtime.cli import main, scaffold
+from runtime.cli.new import KEYLESS, TEMPLATES, check_name
 from runtime.errors import FunctionNameError
-from tests.cli.conftest import Run
+from tests.cli.conftest import REPOSITORY, Run
 
 
 def test_it_creates_the_function_and_says_what_comes_next(run: Run, project: Path) -> None:
     outcome = run("new", "summarize")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[0] == "Created functions/summarize/index.py"
+    assert outcome.out.splitlines()[:2] == [
+        "Created functions/summarize/index.py",
+        "Created functions/summarize/test_summarize.py",
+    ]
     assert "functions invoke summarize" in outcome.out
+    assert "`pytest functions/summarize`" in outcome.out
     source = (project / "functions/summarize/index.py").read_text()
-    assert 'curl -X POST http://localhost:54321/functions/v1/summarize \\\n#     -H "Authorization' in source
+    assert 'curl -X POST http://localhost:54321/functions/v1/summarize -H "Authorization' in source
 
 
 @pytest.mark.parametrize("verify_jwt", [True, False])
-def test_the_template_is_a_function_with_a_description(verify_jwt: bool) -> None:
-    source = scaffold.index_source("send-mail", verify_jwt)
-    module = ast.parse(source)
-    assert ast.get_docstring(module) == "Greet someone by name."
-    assert [node.name for node in module.body if isinstance(node, ast.AsyncFunctionDef)] == ["handler"]
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name not in (*KEYLESS, "websocket")])
+def test_a_template_is_a_function_with_a_description_and_a_call(template: str, verify_jwt: bool) -> None:
+    source = scaffold.index_source("send-mail", verify_jwt, template)
+    assert (ast.get_docstring(ast.parse(source)) or "").endswith(".")
     assert ("$ANON_KEY" in source) is verify_jwt
+    assert "http://localhost:54321/functions/v1/send-mail" in source
     assert max(map(len, source.splitlines())) <= 110
+    assert "{{" not in source
+
+
+def test_help_and_list_name_every_template_with_a_line(run: Run, project: Path) -> None:
+    for shown in (run("new", "--help").out, run("new", "--list").out):
+        for name, line in TEMPLATES.items():
+            assert re.search(rf"^ +{name} +{re.escape(line)}$", shown, re.MULTILINE), name
+    files = {path.name.split(".")[0] for path in Path(scaffold.__file__).with_name("templates").iterdir()}
+    assert files == set(TEMPLATES)
+
+
+def test_an_unknown_template_is_an_error_and_nothing_is_made(run: Run, project: Path) -> None:
+    outcome = run("new", "summarize", "--template", "nothing")
+    assert outcome.code == 2
+    assert "'nothing' is not one of 'handler'" in outcome.err
+    assert not (project / "functions/summarize").exists()
+
+
+def test_a_template_that_checks_its_callers_itself_needs_no_key(run: Run, project: Path) -> None:
+    outcome = run("new", "stripe", "--template", "webhook")
+    assert "Everybody may call it" in outcome.out
+    declared = tomllib.loads((project / "supabase/config.toml").read_text())
+    assert declared == {"functions": {"stripe": {"verify_jwt": False}}}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a function from every template."""
+    base = tmp_path_factory.mktemp("written")
+    for name in TEMPLATES:
+        assert main.run(["new", f"my-{name}", "--template", name, "--root", str(base)]) == 0
+    return base
+
+
+def checked(*command: str | Path, cwd: Path) -> None:
+    """Run a tool; its complaints are the test's."""
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=cwd,
+        env=environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tests_of_every_template_pass_as_written(written: Path) -> None:
+    checked("pytest", "-q", "-p", "no:cacheprovider", "-W", "error", ".", cwd=written)
+
+
+def test_the_files_of_every_template_are_formatted_and_linted(written: Path) -> None:
+    config = REPOSITORY / "pyproject.toml"
+    checked("ruff", "check", "--no-cache", "--config", config, ".", cwd=written)
+    checked("ruff", "format", "--no-cache", "--check", "--config", config, ".", cwd=written)
+
+
+def test_the_files_of_every_template_are_typed(written: Path, tmp_path: Path) -> None:
+    for name in TEMPLATES:  # under names of packages, which hyphens are not
+        shutil.copytree(written / f"functions/my-{name}", tmp_path / f"my_{name}")
+    checked("mypy", "--strict", "--explicit-package-bases", "--no-incremental", ".", cwd=tmp_path)
 
 
 def test_it_uses_the_supabase_folder_where_only_that_exists(

@@ -70,7 +70,10 @@ def test_an_example_says_what_it_does_and_how_to_call_it(name: str) -> None:
     assert "$ANON_KEY" in call.group()
 
 
-@pytest.mark.parametrize("target", ["install", "serve", "test", "lint", "bench", "docs", "lock"])
+@pytest.mark.parametrize(
+    "target",
+    ["install", "serve", "test", "coverage", "lint", "bench", "docs", "image", "docker-test", "lock"],
+)
 def test_make_knows_what_each_target_would_do(target: str) -> None:
     make = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert make.returncode == 0, make.stderr
@@ -86,9 +89,12 @@ def test_make_alone_lists_the_targets() -> None:
         "install",
         "serve",
         "test",
+        "coverage",
         "lint",
         "bench",
         "docs",
+        "image",
+        "docker-test",
         "lock",
     ]
 

@@ -41,13 +41,14 @@ def test_without_flags_nothing_is_said_but_the_root(run: Run, project: Path, lau
 def test_every_flag_becomes_an_option(run: Run, project: Path, launched: Launched) -> None:
     (project / "mine.env").write_text("A=1\n")
     address = ("--host", "::1", "--port", "8000")
-    others = ("--env-file", "mine.env", "--no-verify-jwt", "--log-format", "json")
+    others = ("--env-file", "mine.env", "--prefix", "", "--no-verify-jwt", "--log-format", "json")
     assert run("serve", *address, *others).code == 0
     assert launched["options"] == Options(
         root=str(project),
         env_file=str(project / "mine.env"),
         host="::1",
         port=8000,
+        prefix="",
         verify_jwt=False,
         log_format="json",
     )

@@ -68,7 +68,9 @@ class Ollama:
                 chats = self.path == "/api/chat"
                 for word in ollama.words:
                     assert ollama._permits.acquire(timeout=20)
-                    said = {"message": {"role": "assistant", "content": word}} if chats else {"response": word}
+                    said = (
+                        {"message": {"role": "assistant", "content": word}} if chats else {"response": word}
+                    )
                     self.line({"model": "mistral", **said, "done": False})
                 if not ollama.whole:
                     return

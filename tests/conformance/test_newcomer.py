@@ -8,66 +8,25 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtime.engine.models.catalogue import EMBEDDED
 from runtime.engine.models.prepare import prepare
 from runtime.engine.models.store import Store
+from tests.conformance.ollama import Ollama
 from tests.running import Server, serving
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
 
 
-class Ollama:
-    """A server that speaks Ollama's API, one token for each `allow()`."""
-
-    def __init__(self) -> None:
-        self.permits = threading.Semaphore(0)
-        self.bodies: list[dict[str, Any]] = []
-        ollama = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                ollama.bodies.append(json.loads(self.rfile.read(length)))
-                self.send_response(200)
-                self.send_header("content-type", "application/x-ndjson")
-                self.end_headers()
-                for word in ("Yo ", "Postgres ", "🎤"):
-                    assert ollama.permits.acquire(timeout=20)
-                    self.line({"model": "mistral", "response": word, "done": False})
-                self.line({"model": "mistral", "response": "", "done": True, "done_reason": "stop"})
-
-            def line(self, chunk: dict[str, Any]) -> None:
-                self.wfile.write(json.dumps(chunk).encode() + b"\n")
-                self.wfile.flush()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
-
 @pytest.fixture(scope="module")
 def ollama() -> Iterator[Ollama]:
-    server = Ollama()
-    yield server
-    server.close()
+    with Ollama() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +97,7 @@ def test_the_ollama_line_prints_tokens_one_by_one(server: Server, ollama: Ollama
     with shell(server, readme_line(server, "ollama-test")) as process:
         assert process.stdout is not None
         for word in (b"Yo ", b"Postgres ", "🎤".encode()):
-            ollama.permits.release()  # the next token exists only once the one before was read
+            ollama.allow()  # the next token exists only once the one before was read
             assert process.stdout.read(len(word)) == word
         assert process.stdout.read() == b""
     assert process.returncode == 0

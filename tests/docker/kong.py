@@ -1,6 +1,6 @@
 """A stand-in for the gateway of a self-hosted Supabase: it strips a prefix and passes bytes on.
 
-As a program: `python kong.py PORT PREFIX HOST:PORT`.
+As a program: `python kong.py PORT PREFIX HOST:PORT`; it prints the port.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import re
 import sys
-from collections.abc import AsyncIterator
 
 _HEAD_BYTES = 64 * 1024
 _NOT_HERE = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -25,14 +24,8 @@ class Kong:
     def __init__(self, prefix: str, host: str, port: int) -> None:
         self._prefix, self._host, self._port = prefix.encode(), host, port
 
-    @contextlib.asynccontextmanager
-    async def listening(self, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
-        """Accepts for the time of a `with` block; the port."""
-        server = await asyncio.start_server(self._serve, address, port)
-        async with server:
-            yield server.sockets[0].getsockname()[1]
-
-    async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+    async def serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        """Answer one connection."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await client.readuntil(b"\r\n\r\n")
             method, path, rest = head.split(b" ", 2)
@@ -72,8 +65,10 @@ async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
 
 async def _main(port: str, prefix: str, upstream: str) -> None:
     host, _, upstream_port = upstream.rpartition(":")
-    async with Kong(prefix, host, int(upstream_port)).listening("0.0.0.0", int(port)):
-        await asyncio.Event().wait()
+    kong = Kong(prefix, host, int(upstream_port))
+    server = await asyncio.start_server(kong.serve, "0.0.0.0", int(port))
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":

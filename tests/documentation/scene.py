@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +16,18 @@ import httpx2
 
 from runtime.engine.models.catalogue import EMBEDDED
 from runtime.engine.models.store import Store
-from runtime.errors import FunctionsError
 from runtime.project.environment import environment_of
 from runtime.project.load import load
-from runtime.project.settings import Options, Project
+from runtime.project.settings import Function, Options, Project
 from runtime.project.snapshot import take
 from tests.documentation.pages import REPOSITORY, Block
 from tests.documentation.terminal import Terminal
 from tests.running import Server, eventually
 
-_EXAMPLES = ("functions", "docker", "docs")
+Version = tuple[str, Function, dict[str, str]]
+"""Digest of the files, settings, environment."""
+
+_COPIED = ("functions", "supabase", "Makefile")
 
 
 class Scene:
@@ -42,6 +45,7 @@ class Scene:
         self.root.mkdir()
         self.server: Server | None = None
         self._llm, self._hub = llm, hub
+        self._served: Mapping[str, Any] = {}
         self._env = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
@@ -71,16 +75,26 @@ class Scene:
         return self._public(printed)
 
     def newcomer(self) -> None:
-        """Make the project a copy of the repository's, as it is after `make serve` has prepared it."""
-        for name in _EXAMPLES:
+        """Copy the repository's examples, and do what `make serve` does before it serves."""
+        for name in _COPIED:
             source = REPOSITORY / name
-            if source.exists():
-                shutil.copytree(source, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (self.root / "supabase" / "functions").mkdir(parents=True)
-        shutil.copy(REPOSITORY / "supabase" / "config.toml", self.root / "supabase")
-        example = (REPOSITORY / "supabase" / "functions" / ".env.example").read_text()
-        own = re.sub("(?m)^EMBEDDING_MODEL=.*", "EMBEDDING_MODEL=all-minilm-l6-v2", self._local(example))
-        (self.root / "supabase" / "functions" / ".env").write_text(own)
+            if source.is_dir():
+                shutil.copytree(
+                    source,
+                    self.root / name,
+                    ignore=shutil.ignore_patterns("__pycache__", ".env", ".functions"),
+                )
+            else:
+                shutil.copy(source, self.root)
+        command = ["make", "--no-print-directory", "-n", "-o", ".venv/.installed", "serve"]
+        recipe = subprocess.run(
+            command, cwd=self.root, env=self._env, capture_output=True, text=True, check=True
+        )
+        *preparations, last = recipe.stdout.strip().split("\n")
+        assert last.split() == ["exec", ".venv/bin/functions", "serve"]
+        self.terminal.run("export HF_HUB_OFFLINE=1\n" + "\n".join(preparations))  # as without a hub
+        env_file = self.root / "supabase" / "functions" / ".env"
+        env_file.write_text(self._local(env_file.read_text()))
 
     def close(self) -> None:
         self.terminal.close()
@@ -134,53 +148,44 @@ class Scene:
 
     # what is saved is served a moment later, which a reader does not notice
 
-    def _wanted(self) -> dict[str, tuple[Any, ...]]:
+    def _wanted(self) -> dict[str, Version]:
         """What makes the version of each function that the project on disk asks for."""
         if self.server is None:
             return {}
         project = self._project()
         return {
-            function.name: (take(function).digest, function, environment_of(project, function, url=""))
-            for function in project.functions.values()
+            name: (take(function).digest, function, environment_of(project, function, url=""))
+            for name, function in project.functions.items()
             if function.enabled
         }
 
     def _project(self) -> Project:
         return load(Options(root=str(self.root)), self._env)
 
-    def _settle(self, before: Mapping[str, tuple[Any, ...]]) -> None:
+    def _settle(self, before: Mapping[str, Version]) -> None:
+        """Wait until the server has taken note of what changed."""
         if self.server is None:
             return
-        after = self._wanted()
+        after, old = self._wanted(), self._served
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-        if changed:
-            versions = self._versions
-            eventually(lambda: self._serves(after, changed, versions), f"the new version of {changed}")
-        self._versions = self._metric()
 
-    _versions: Mapping[str, Any] = {}
+        def taken() -> bool:
+            self._served = self._metric()
+            return all(self._is_new(name, after.get(name), old) for name in changed)
 
-    def _serves(
-        self, wanted: Mapping[str, tuple[Any, ...]], changed: set[str], old: Mapping[str, Any]
-    ) -> bool:
-        metric = self._metric()
-        return all(
-            name in metric
-            and metric[name].get("generation", "").startswith(wanted[name][0])
-            and metric[name]["generation"] != old.get(name, {}).get("generation")
-            and metric[name]["state"] == "ready"
-            if name in wanted
-            else name not in metric
-            for name in changed
-        )
+        eventually(taken, f"the new version of {', '.join(changed)}")
+
+    def _is_new(self, name: str, wanted: Version | None, old: Mapping[str, Any]) -> bool:
+        now = self._served.get(name)
+        if wanted is None or now is None:
+            return wanted is None and now is None
+        generation: str = now.get("generation", "")
+        is_wanted: bool = generation.startswith(wanted[0]) and now["state"] == "ready"
+        return is_wanted and generation != old.get(name, {}).get("generation")
 
     def _metric(self) -> Mapping[str, Any]:
         assert self.server is not None
-        try:
-            key = self._project().keys.service_role_key
-        except FunctionsError:
-            return {}
-        headers = {"authorization": f"Bearer {key}"}
+        headers = {"authorization": f"Bearer {self._project().keys.service_role_key}"}
         answer = httpx2.get(f"{self.server.url}/_internal/metric", headers=headers).json()
         functions: Mapping[str, Any] = answer["functions"]
         return functions

@@ -84,6 +84,13 @@ def test_a_block_has_a_language_and_a_mark_that_are_known(block: Block) -> None:
         assert (reason in REASONS) is (kind == "elsewhere")
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_comment_says_something_about_the_block_below_it(page: str) -> None:
+    comments = re.findall(r"^<!-- (.*?) -->$", (REPOSITORY / page).read_text(encoding="utf-8"), re.MULTILINE)
+    marks = [f"{block.kind}: {block.what}" for block in blocks(page) if block.kind]
+    assert [comment for comment in comments if not comment.startswith("Written by `make docs`")] == marks
+
+
 def test_commands_are_run_but_for_those_that_cannot_be() -> None:
     commands = of("sh")
     shown = [block for block in commands if block.is_shown_only]

@@ -77,6 +77,7 @@ class StandIn:
         self.token = ""
         self.served = 0
         self._limit: int | None = None
+        self._waiting = 0
         self._turn = threading.Condition()
         self._closing = threading.Event()
         self._servers = [self._start("store"), self._start("hub")]
@@ -122,7 +123,7 @@ class StandIn:
         self.faults.append(Fault(**fault))
 
     def hold_after(self, count: int) -> None:
-        """Let so many more bytes of files out, and no further ones until `go_on`."""
+        """Let about so many more bytes of files out, and no further ones until `go_on`."""
         with self._turn:
             self._limit = self.served + count
             self._turn.notify_all()
@@ -134,7 +135,7 @@ class StandIn:
 
     def holding(self) -> bool:
         """Somebody waits for bytes."""
-        return self._limit is not None and self.served >= self._limit
+        return self._waiting > 0
 
     # answering
 
@@ -234,7 +235,9 @@ class StandIn:
 
     def _wait(self) -> None:
         with self._turn:
+            self._waiting += 1
             self._turn.wait_for(lambda: self._limit is None or self.served < self._limit)
+            self._waiting -= 1
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,7 +266,7 @@ def test_an_endpoint_that_is_no_address_is_named(
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_asked(
-    hub: StandIn, store: Store, what: str, wishes: dict[str, str], words: str
+    hub: StandIn, store: Store, what: str, wishes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
         pulled(store, what, **wishes)

@@ -207,3 +207,48 @@ def test_paths_with_spaces_and_long_paths_are_fine(tmp_path: Path) -> None:
     (root / "functions/hello").mkdir(parents=True)
     (root / "functions/hello/index.py").write_text("")
     assert set(load(Options(root=str(root)), {}).functions) == {"hello"}
+
+
+def test_the_environment_says_where_models_are_and_wins_over_the_env_file(write: Write) -> None:
+    root = write({"supabase/functions/.env": "AI_INFERENCE_API_HOST=http://localhost:1\nMINE=1\n"})
+    given = {"AI_INFERENCE_API_HOST": "http://ollama:11434", "EMBEDDING_MODEL": "", "OTHER": "2"}
+    assert open_project(root, given).environment == {
+        "AI_INFERENCE_API_HOST": "http://ollama:11434",
+        "MINE": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "flag", "verify_jwt"),
+    [
+        ("", None, None),
+        ("true", None, None),
+        ("false", None, False),
+        ("FALSE", None, False),
+        ("true", False, False),
+    ],
+)
+def test_verify_jwt_in_the_environment_can_only_open_all_functions(
+    write: Write, said: str, flag: bool | None, verify_jwt: bool | None
+) -> None:
+    project = open_project(write({}), {"VERIFY_JWT": said}, verify_jwt=flag)
+    assert project.settings.verify_jwt is verify_jwt
+    assert any("VERIFY_JWT is false" in note for note in project.notes) is (said.lower() == "false")
+
+
+def test_verify_jwt_is_true_or_false(write: Write) -> None:
+    with pytest.raises(UsageError, match="VERIFY_JWT"):
+        open_project(write({}), {"VERIFY_JWT": "no"})
+
+
+@pytest.mark.parametrize("prefix", ["", "/api", "/functions/v2"])
+def test_the_prefix_may_be_said(write: Write, prefix: str) -> None:
+    root = write({"supabase/config.toml": "[edge_runtime]\nprefix = '/configured'\n"})
+    assert open_project(root).settings.prefix == "/configured"
+    assert open_project(root, prefix=prefix).settings.prefix == prefix
+
+
+@pytest.mark.parametrize("prefix", ["api", "/api/", "/a b", "/"])
+def test_a_prefix_that_is_no_path_is_refused(write: Write, prefix: str) -> None:
+    with pytest.raises(UsageError, match="--prefix"):
+        open_project(write({}), prefix=prefix)

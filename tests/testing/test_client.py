@@ -8,15 +8,17 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from runtime import ai
 from runtime.errors import ConfigError, NotFound
 from runtime.testing import FakeSession, FunctionClient
-from tests.running import HELLO, project
+from tests.running import HELLO, eventually, project
 
 EMBED = """
 import os
@@ -79,8 +81,17 @@ async def handler(request):
         return pieces()
     raise ValueError("in a handler")
 """
+ECHO = """
+async def handler(request): ...
+
+async def websocket(ws):
+    await ws.accept()
+    async for text in ws.iter_text():
+        await ws.send_text(text)
+"""
 SOURCES = {
     "hello": HELLO,
+    "echo": ECHO,
     "claims": "async def handler(request):\n    return request.auth\n",
     "embed": EMBED,
     "chat": INJECTED,
@@ -175,7 +186,7 @@ def test_one_function_is_open_at_a_time(root: Path) -> None:
 
 def test_outside_its_block_it_does_not_run(root: Path) -> None:
     client = FunctionClient("hello", root=root)
-    for use in (lambda: client.get("/"), lambda: client.websocket("/"), client.asynchronous):
+    for use in (lambda: client.get("/"), lambda: client.websocket("/"), client.async_client):
         with pytest.raises(RuntimeError, match="in a `with` block"):
             use()
 
@@ -260,10 +271,45 @@ def test_failures_go_to_logging_too(root: Path, caplog: pytest.LogCaptureFixture
     assert "ValueError: in a handler" in record.getMessage()
 
 
+def test_a_websocket_that_is_left_open_is_closed_as_the_server_closes_it(root: Path) -> None:
+    with FunctionClient("echo", root=root) as client:
+        ws = client.websocket("/")
+        ws.send("a")
+        assert ws.recv() == "a"
+    with ws, pytest.raises(ConnectionClosed):
+        ws.recv()
+    assert ws.close_code == 1001
+
+
+def test_a_function_that_blocks_does_not_hang_the_test(tmp_path: Path) -> None:
+    source = "import threading\n\nasync def handler(request):\n    threading.blocked.wait()\n"
+    project(tmp_path, {"blocks": source}, "[edge_runtime]\nshutdown_s = 0.01\n")
+    blocked = threading.Event()
+    threading.blocked = blocked  # type: ignore[attr-defined]
+    try:
+        with (
+            pytest.raises(RuntimeError, match="something in it blocks the event loop"),
+            FunctionClient("blocks", root=tmp_path) as client,
+            pytest.raises(httpx2.ReadTimeout),
+        ):
+            client.get("/", timeout=0.1)
+    finally:
+        blocked.set()
+        del threading.blocked  # type: ignore[attr-defined]
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "function"], "its thread's end")
+
+
+def test_many_requests_at_once_have_their_own_answers(root: Path) -> None:
+    with FunctionClient("hello", root=root) as client, ThreadPoolExecutor(8) as pool:
+        names = [f"n{number}" for number in range(40)]
+        answers = pool.map(lambda name: client.post("/", json={"name": name}).json()["message"], names)
+        assert list(answers) == [f"Hello {name}!" for name in names]
+
+
 @pytest.mark.anyio
 async def test_an_async_test_has_an_async_client(root: Path) -> None:
     with FunctionClient("hello", root=root) as client:
-        async with client.asynchronous() as other:
+        async with client.async_client() as other:
             answer = await other.post("/", json={"name": "Ada"})
     assert answer.json() == {"message": "Hello Ada!"}
 

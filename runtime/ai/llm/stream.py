@@ -70,10 +70,12 @@ class Stream:
 
     @property
     def status(self) -> int:
+        """What to send: 200, or the server's own."""
         return self._upstream.status if self._form == "raw" else 200
 
     @property
     def content_type(self) -> str:
+        """That of what is sent."""
         if self._form == "raw":
             return self._upstream.content_type
         return "text/event-stream" if self._form == "sse" else "text/plain; charset=utf-8"

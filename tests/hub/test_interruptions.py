@@ -1,0 +1,183 @@
+"""Pulls that are killed, stopped or many at once; and stores that nobody can write to."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.engine.models.store import Store
+from tests.hub.conftest import WEIGHTS
+from tests.hub.forking import forking
+from tests.hub.pulling import listed, pulled, sound
+from tests.hub.standin import StandIn
+from tests.processes.users import User
+from tests.running import eventually, project
+
+REPOSITORY = Path(__file__).parents[2]
+NAME, FOLDER, PARTIAL, SCRATCH = "org/tiny", "org--tiny", ".org--tiny.partial", ".org--tiny.tmp"
+
+
+# --- kills -----------------------------------------------------------------------------------
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_pull_that_is_killed_at_twenty_points_goes_on_where_it_was(
+    hub: StandIn, tmp_path: Path, weights: dict[str, bytes]
+) -> None:
+    store = Store(tmp_path / "models", {})
+    needed = sum(len(weights[name]) for name in ("tokenizer.json", "config.json", WEIGHTS))
+    points = sorted(random.Random(20).sample(range(needed), 20))
+    with forking(store.models_dir, NAME, hub.url) as pulls:
+        for point in points:
+            hub.hold_after(max(point - size_of(store.models_dir / PARTIAL), 0))
+            pid = pulls.start()
+            eventually(hub.holding, f"{point} bytes to be served")
+            os.kill(pid, signal.SIGKILL)
+            assert pulls.ended() == -signal.SIGKILL
+            hub.go_on()
+            eventually(lambda: not hub.holding(), "the hub to notice")
+            assert sound(store) == []
+            assert listed(store) == [PARTIAL]
+        pulls.start()
+        assert pulls.ended() == 0
+    assert sound(store) == [NAME]
+    assert listed(store) == [FOLDER]
+    assert hub.served < 2 * needed  # from the start each time it would be ten times as much
+
+
+@pytest.mark.parametrize(
+    "sight", [SCRATCH, f"{SCRATCH}/model.onnx.data", f"{SCRATCH}/model.onnx", f"{SCRATCH}/card.json", FOLDER]
+)
+def test_a_pull_that_is_killed_after_its_download_leaves_a_whole_model_or_none(
+    hub: StandIn, tmp_path: Path, sight: str
+) -> None:
+    store = Store(tmp_path / "models", {})
+    with forking(store.models_dir, NAME, hub.url) as pulls:
+        pid = pulls.start()
+        eventually((store.models_dir / sight).exists, sight)
+        os.kill(pid, signal.SIGKILL)
+        pulls.ended()
+        assert sound(store) in ([], [NAME])
+        pulls.start()
+        assert pulls.ended() == 0
+    assert sound(store) == [NAME]
+    assert listed(store) == [FOLDER]
+    assert len(hub.downloads(WEIGHTS)) == 1
+
+
+# --- other processes -------------------------------------------------------------------------
+
+
+class Terminal:
+    """`functions models …` in processes of their own."""
+
+    def __init__(self, data: Path, hub: StandIn) -> None:
+        self._data, self._hub = data, hub
+        self.store = Store(data / "functions" / "models", {})
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self._data), "XDG_DATA_HOME": str(self._data)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runtime.cli.main", "models", *arguments],
+            env=environ | {"HF_ENDPOINT": self._hub.url, "PYTHONPATH": str(REPOSITORY)},
+            cwd=self._data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, hub: StandIn) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path, hub)
+    yield terminal
+    hub.go_on()
+    terminal.close()
+
+
+def test_two_pulls_at_once_download_once(terminal: Terminal, hub: StandIn) -> None:
+    hub.hold_after(20_000)
+    first = terminal.start("pull", NAME)
+    eventually(hub.holding, "the first to be on its way")
+    second = terminal.start("pull", NAME)
+    assert second.stderr is not None
+    assert second.stderr.readline() == f"note: another process works on {NAME}: waiting for it\n"
+    refused = terminal.start("remove", NAME, "--yes")
+    _, said = refused.communicate(timeout=30)
+    assert (refused.returncode, "Another process works on org/tiny" in said) == (2, True)
+    hub.go_on()
+    ready = f"Model {NAME} is ready in {terminal.store.folder(NAME)}\n"
+    assert [process.communicate(timeout=30)[0] for process in (first, second)] == [ready, ready]
+    assert len(hub.downloads(WEIGHTS)) == 1
+    assert len([asked for asked in hub.asked if "/api/" in asked.path]) == 1
+    assert sound(terminal.store) == [NAME]
+
+
+def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(terminal: Terminal, hub: StandIn) -> None:
+    hub.hold_after(60_000)
+    first = terminal.start("pull", NAME)
+    eventually(hub.holding, "it to be on its way")
+    kept = terminal.store.models_dir / PARTIAL / WEIGHTS
+    eventually(lambda: kept.exists() and kept.stat().st_size > 40_000, "the bytes to be kept")
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert said.splitlines()[-1] == f"note: stopped; `functions models pull {NAME}` goes on where it was"
+    assert "Traceback" not in said
+    hub.go_on()
+    again = terminal.start("pull", NAME)
+    _, said = again.communicate(timeout=30)
+    assert (again.returncode, hub.downloads(WEIGHTS)[-1].start > 40_000) == (0, True)
+    assert said.splitlines()[1].startswith(f"pulling {NAME} (162.")
+    assert sound(terminal.store) == [NAME]
+
+
+# --- no network, and no right to write -------------------------------------------------------
+
+EMBED = """
+from runtime import ai
+
+session = ai.Session("org/tiny")
+
+
+async def handler(request):
+    return await session.run("hello", mean_pool=True, normalize=True)
+"""
+
+
+def test_a_store_that_nobody_can_write_to_serves_with_the_network_down(hub: StandIn) -> None:
+    user = User("ordinary")  # root may write anywhere
+    with user.folder() as folder:
+        models = folder / "data" / "functions" / "models"
+        pulled(Store(models, {}), NAME)
+        folders = [path for path in (folder / "data").rglob("*") if path.is_dir()]
+        for path in folders:
+            path.chmod(0o555)
+        root = project(folder / "project", {"embed": EMBED}, '[ai]\npreload = ["org/tiny"]\n')
+        away = {"XDG_DATA_HOME": str(folder / "data"), "HF_ENDPOINT": "http://127.0.0.1:1"}
+        try:
+            with user.serving(root, env=away) as server, server.client() as client:
+                assert "Models: org/tiny" in server.log
+                assert len(client.get("/embed").json()) == 16
+        finally:
+            for path in folders:
+                path.chmod(0o755)
+    assert "cannot be stored" not in server.log
