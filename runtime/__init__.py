@@ -3,7 +3,8 @@
     from runtime import ai, Request
 
 `ai` is there without the import too, for functions written for Supabase; imported, it has
-types, which editors and type checkers know. Names are imported when they are first used: what a function does not use costs nothing.
+types, which editors and type checkers know. Names are imported when they are first used:
+what a function does not use costs nothing.
 """
 
 from __future__ import annotations

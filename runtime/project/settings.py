@@ -52,7 +52,7 @@ class Limits(Setting, frozen=True, kw_only=True):
         idle_s: longest until the first byte of the answer
         websocket_idle_s: longest silence on a WebSocket
         max_body_mb: largest request body; a MB has a million bytes
-        concurrency: requests at a time in one worker; none: 100, and 8 for a plain `def`
+        concurrency: requests and open WebSockets at a time in one worker; none: 100, and 8 for a plain `def`
         queue: requests that may wait for a worker
         queue_wait_s: how long they may wait
         boot_s: how long loading may take

@@ -19,6 +19,7 @@ from runtime.project.skipped import is_skipped
 
 _ANY_FOLDERS = "**"
 _MAGIC = frozenset("*?[")
+_LEADS_AWAY = "it leads out of the project, or to what begins with a dot"
 
 
 class Pattern(NamedTuple):
@@ -74,7 +75,7 @@ def find(function: Function) -> Found:
         matched, refused = _first_matched(function, text)
         files += matched
         place = f"{PATH}: functions.{function.name}.static_files"
-        notes += [f"{place}: {path} is left out: the link leads out of the project" for path in refused]
+        notes += [f"{place}: {path} is left out: {_LEADS_AWAY}" for path in refused]
         if not matched and not refused:
             notes.append(f'{place}: "{text}" matches no file (names that begin with a dot never count)')
     return Found(sorted(set(files)), notes)
@@ -94,9 +95,12 @@ def _first_matched(function: Function, text: str) -> tuple[list[str], list[str]]
     """The files of the first base that has any, and links among them that lead too far."""
     refused: list[str] = []
     for pattern in _candidates(function, text):
-        matched = list(_matches(pattern))
-        inside = [path for path in matched if _stays_inside(path, function.root)]
-        refused += [path for path in matched if path not in inside]
+        if not _stays_inside(pattern.start, function.root):
+            refused.append(pattern.start)
+            continue
+        inside: list[str] = []
+        for path in _matches(pattern):
+            (inside if _stays_inside(path, function.root) else refused).append(path)
         if inside:
             return inside, refused
     return [], refused
@@ -128,8 +132,10 @@ def _matches(pattern: Pattern) -> Iterator[str]:
         wanted = _ANY_FOLDERS in pattern.rest or len(above) + 1 < len(pattern.rest)
         folders[:] = [name for name in folders if wanted and not is_skipped(name)]
         for name in names:
-            if not is_skipped(name) and _fits((*above, name), pattern.rest):
-                yield os.path.join(directory, name)
+            path = os.path.join(directory, name)
+            is_out = is_skipped(name) or path == os.path.join(pattern.root, PATH)
+            if not is_out and _fits((*above, name), pattern.rest):
+                yield path
 
 
 def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -143,4 +149,4 @@ def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 def _stays_inside(path: str, root: str) -> bool:
     """Its real place is in the project, and nothing hidden; the configuration is nobody's file."""
     real = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
-    return real != PATH and not any(map(is_skipped, real.split(os.sep)))
+    return real == os.curdir or (real != PATH and not any(map(is_skipped, real.split(os.sep))))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 _SECRET = "the-signing-secret-of-functions-under-test"
-_OWN = ("JWT_SECRET", "SUPABASE_JWKS", "SUPABASE_ANON_KEY", "SUPABASE_SERVICE_ROLE_KEY")
 _TIMEOUT_S = 30.0
+_CLOSED = "the function does not run: use the client in a `with` block"
 _EXPIRES_AT = 4_102_444_800  # 2100-01-01
 
 
@@ -46,7 +47,8 @@ class FunctionClient(_Addressed, httpx2.Client):
     It is an `httpx2.Client` (`get`, `post`, `stream` …) with WebSockets beside it. Paths begin
     at the function: `client.get("/7")` is `/functions/v1/NAME/7`, and an absolute URL stays
     what it is. The function sees what it sees of the server: environment, headers, claims.
-    It boots as the block begins, its hooks run, and as the block ends it is drained. A client
+    It boots as the block begins, its hooks run, and as the block ends it is drained; its module is
+    there to be patched meanwhile. A client
     leaves no trace: modules, environment and files of the function go with it.
 
     What the function raises is answered as the server answers it, and its traceback is in `log`
@@ -114,6 +116,19 @@ class FunctionClient(_Addressed, httpx2.Client):
         """The fakes that the function has asked for by name, and those that were given so."""
         return self._models.sessions
 
+    @property
+    def module(self) -> ModuleType:
+        """The function's own module, to look into or to patch while the `with` block lasts.
+
+        Raises:
+            RuntimeError: it did not boot.
+        """
+        self._house_running()
+        module = sys.modules.get(self._house.module_name)
+        if module is None:
+            raise RuntimeError(f"{self._house.function.name} did not boot:\n{self.log}")
+        return module
+
     @staticmethod
     def token(claims: Mapping[str, Any] | None = None) -> str:
         """A token that the function's server accepts, valid until 2100; None: the anon key."""
@@ -125,25 +140,34 @@ class FunctionClient(_Addressed, httpx2.Client):
 
     def websocket(  # type: ignore[override]  # httpx2's own needs a package more
         self, path: str = "/", *, headers: Mapping[str, str] | None = None, subprotocols: Sequence[str] = ()
-    ) -> ClientConnection:
-        """Open a WebSocket, for use in a `with` block; see the `websockets` package for what it can.
+    ) -> AbstractContextManager[ClientConnection]:
+        """Open a WebSocket, for the time of a `with` block: `send`, `recv`, iteration, `close_code`.
+
+        It is the `websockets` package's own connection.
 
         Raises:
             websockets.exceptions.InvalidStatus: refused; its `response` says how.
         """
+        self._house_running()
+        return self._websocket(path, headers or {}, subprotocols)
+
+    @contextmanager
+    def _websocket(
+        self, path: str, headers: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> Iterator[ClientConnection]:
         from websockets.sync.client import unix_connect
         from websockets.typing import Subprotocol
 
-        self._house_running()
         url = "ws" + self.address(path).removeprefix("http")
-        sent = {"authorization": self.headers.get("authorization", "")} | dict(headers or {})
-        return unix_connect(
+        sent = {"authorization": self.headers.get("authorization", "")} | dict(headers)
+        with unix_connect(
             self._house.socket,
             url,
             additional_headers={name: value for name, value in sent.items() if value},
             subprotocols=[Subprotocol(name) for name in subprotocols] or None,
             compression=None,
-        )
+        ) as connection:
+            yield connection
 
     def async_client(self) -> AsyncFunctionClient:
         """An `httpx2.AsyncClient` of the same function, while the `with` block of this one lasts."""
@@ -198,7 +222,7 @@ class FunctionClient(_Addressed, httpx2.Client):
 
     def _house_running(self) -> None:
         if not self._house.running:
-            raise RuntimeError("the function does not run: use the client in a `with` block")
+            raise RuntimeError(_CLOSED)
 
 
 class AsyncFunctionClient(_Addressed, httpx2.AsyncClient):
@@ -221,11 +245,13 @@ class _Transport(httpx2.BaseTransport):
         self._house = house
         self._http: httpx2.HTTPTransport | None = None
 
+    def __enter__(self) -> Self:
+        self._http = httpx2.HTTPTransport(uds=self._house.socket, verify=False, trust_env=False)
+        return self
+
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not self._house.running:
-            raise RuntimeError("the function does not run: use the client in a `with` block")
         if self._http is None:
-            self._http = httpx2.HTTPTransport(uds=self._house.socket, verify=False, trust_env=False)
+            raise RuntimeError(_CLOSED)
         return self._http.handle_request(request)
 
     def close(self) -> None:
@@ -245,7 +271,8 @@ def _root(caller: Mapping[str, Any]) -> str:
 
 
 def _project(root: str, verify_jwt: bool) -> Project:
-    environ = {name: value for name, value in os.environ.items() if name not in _OWN}
+    # A real project's keys and database are not for tests, unless a test hands them over with `env`.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
     options = Options(root=root, verify_jwt=None if verify_jwt else False)
     project = load(options, environ | {"JWT_SECRET": _SECRET})
     local = msgspec.structs.replace(project.settings, host="127.0.0.1")

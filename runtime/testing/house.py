@@ -29,16 +29,15 @@ from runtime.project.settings import Function, Project
 from runtime.testing import borrowed
 from runtime.testing.inside import Inside, NoEngine
 from runtime.testing.session import FakeHost
+from runtime.worker.loader import ROOT
 
 _turn = threading.Lock()
 _CLIENT = ("127.0.0.1", 49152)
 _LAST_BREATH_S = 1.0
 
 
-class TestLog(Logbook):
+class KeptLog(Logbook):
     """Keeps the server's log, and shows it to `logging`, where test runners look."""
-
-    __test__ = False
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -71,7 +70,7 @@ class House:
         self.function = msgspec.structs.replace(function, limits=limits)
         self._project = msgspec.structs.replace(project, functions={function.name: self.function})
         self._environ, self._models = environ, models
-        self.log = TestLog()
+        self.log = KeptLog()
         self.errors: list[tuple[str, BaseException]] = []
         self.socket = ""
         self._loop: asyncio.AbstractEventLoop
@@ -138,6 +137,12 @@ class House:
     def _ask_to_leave(self) -> None:
         with contextlib.suppress(RuntimeError):  # it has left already
             self._loop.call_soon_threadsafe(self._leave.set)
+
+    @property
+    def module_name(self) -> str:
+        """What `sys.modules` knows the function's entry module as."""
+        stem = self.function.entrypoint.removesuffix(".py").replace("/", ".")
+        return f"{ROOT}.{os.path.basename(self.function.directory)}.{stem}"
 
     @property
     def running(self) -> bool:

@@ -27,7 +27,7 @@ class Exports(msgspec.Struct, frozen=True):
     Attributes:
         handler: None: it exports `app`.
         startup: called without an argument.
-        before_unload: called with the reason, one of "termination", "reload".
+        before_unload: called with the reason, one of "termination", "reload", "removed".
     """
 
     handler: Hook | None = None
@@ -99,23 +99,32 @@ def _leave_to_the_app(found: dict[str, Any], module: ModuleType, where: str) -> 
         ImportError: a `websocket` that nobody would call.
     """
     app = found["app"]
-    if found.get("startup") in _own_hooks(app):
+    if _runs_itself(app, found.get("startup")):
         del found["startup"]  # it would run twice
     websocket = found.pop("websocket", None)
     is_ours = inspect.iscoroutinefunction(websocket) and websocket.__module__ == module.__name__
-    routes = getattr(app, "routes", ())
-    if is_ours and not any(getattr(route, "endpoint", None) is websocket for route in routes):
+    if is_ours and not _routes_to(app, websocket):
         raise ImportError(
             f"{where} exports `websocket` beside `app`, which handles its own WebSockets: "
             "give the application a route for it, or rename it"
         )
 
 
-def _own_hooks(app: Any) -> list[Any]:
-    """What FastAPI (in its router) and Litestar call at their own startup."""
-    return [
-        hook for owner in (app, getattr(app, "router", None)) for hook in getattr(owner, "on_startup", ())
-    ]
+def _runs_itself(app: Any, hook: Any) -> bool:
+    """The application calls it at its own startup: frameworks keep such functions in lists."""
+    if hook is None:
+        return False
+    lists: list[Any] = []
+    for owner in (app, getattr(app, "router", None)):
+        lists += [*getattr(owner, "__dict__", {}).values(), getattr(owner, "on_startup", None)]
+    return any(item is hook for held in lists if isinstance(held, list | tuple) for item in held)
+
+
+def _routes_to(app: Any, websocket: Any) -> bool:
+    routes = getattr(app, "routes", None)
+    return isinstance(routes, list | tuple) and any(
+        getattr(route, "endpoint", None) is websocket for route in routes
+    )
 
 
 def _check_function(name: str, value: Any, where: str, wanted: str, *arguments: str) -> None:
@@ -132,7 +141,8 @@ def _check_function(name: str, value: Any, where: str, wanted: str, *arguments: 
     if isinstance(value, type):
         raise ImportError(f"{where}: `{name}` is a class: define `{wanted}`, or rename it")
     try:
-        inspect.signature(value).bind(*arguments)
+        # A decorator may add arguments of its own: what it wraps is not what is called.
+        inspect.signature(value, follow_wrapped=False).bind(*arguments)
     except TypeError as error:
         raise ImportError(f"{where}: `{name}` cannot be called as `{wanted}`: {error}") from None
     except ValueError:

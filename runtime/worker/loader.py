@@ -106,7 +106,9 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         path, _ = self._locate(fullname)
         if path is None:
             raise ImportError(f"no module {fullname!r}", name=fullname)
-        data = self._files.get(path, b"")  # a folder without __init__.py is an empty package
+        data = self._files.get(path)
+        if data is None:  # a folder without __init__.py is an empty package, and no file to look for
+            return compile(b"", "<package>", "exec", dont_inherit=True)
         origin = f"{self._directory}/{path}"
         self._remember_lines(origin, data)
         return compile(data, origin, "exec", dont_inherit=True)

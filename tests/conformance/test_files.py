@@ -89,7 +89,7 @@ def test_a_function_finds_its_files_and_no_others(client: httpx2.Client, server:
 
 def test_what_is_not_there_or_not_allowed_is_a_note(server: Server) -> None:
     assert 'functions.site.static_files: "nothing/*.html" matches no file' in server.log
-    assert "assets/outside is left out: the link leads out of the project" in server.log
+    assert "assets/outside is left out: it leads out of the project" in server.log
 
 
 def test_a_change_of_a_file_makes_a_new_version_whose_files_do_not_mix(tmp_path: Path) -> None:

@@ -302,6 +302,14 @@ async def test_health_is_for_everybody(site: Site, prefix: str) -> None:
     assert answer["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("page", ["health", "ready"])
+async def test_health_checks_do_not_fill_the_log(house: House, site: Site, page: str) -> None:
+    await asked(site, f"/_internal/{page}")
+    await asked(site, "/_internal/nothing")
+    assert next(line for line in house.log.splitlines() if "_internal" in line).split()[2] == "404"
+    assert f"_internal/{page}" not in house.log
+
+
 async def test_readiness_names_what_is_awaited(site: Site) -> None:
     assert (await asked(site, "/_internal/ready")).status == 200
     site.awaited += ["hello", "the models"]

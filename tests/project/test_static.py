@@ -106,12 +106,20 @@ def test_a_link_out_of_the_project_or_to_a_dot_file_is_refused_and_told(write: W
     (root / "assets/out.txt").symlink_to("../../secret.txt")
     (root / "assets/hidden.txt").symlink_to("../.env")
     (root / "assets/inside.txt").symlink_to("../terms.txt")
-    (root / "elsewhere").symlink_to("..")
-    files, notes = static.find(function(root, "assets/*.txt", "elsewhere/*.txt"))
+    (root / "elsewhere").symlink_to("/")  # which nobody wants to be searched
+    files, notes = static.find(function(root, "assets/*.txt", "elsewhere/**/*.txt"))
     assert files == [f"{root}/assets/inside.txt"]
     told = sorted(note.split(": ")[2].split(" ")[0] for note in notes)
-    assert told == [f"{root}/{name}.txt" for name in ("assets/hidden", "assets/out", "elsewhere/secret")]
-    assert all("leads out of the project" in note for note in notes)
+    assert told == [f"{root}/{name}" for name in ("assets/hidden.txt", "assets/out.txt", "elsewhere")]
+    assert all("it leads out of the project, or to what begins with a dot" in note for note in notes)
+
+
+def test_the_configuration_is_left_out_without_a_word(write: Write) -> None:
+    root = write(FILES)
+    (root / "assets/mine.toml").symlink_to("../supabase/config.toml")
+    files, notes = static.find(function(root, "supabase/**"))
+    assert ([Path(path).name for path in files], notes) == (["mail.html"], [])
+    assert static.find(function(root, "assets/*.toml")).files == []
 
 
 def test_the_project_may_itself_be_a_link(write: Write, tmp_path: Path) -> None:

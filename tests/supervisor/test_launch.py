@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -151,7 +152,7 @@ def test_without_a_place_for_temporary_files_it_says_how_to_give_one(
     def full(**options: Any) -> None:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
-    monkeypatch.setattr(launching.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(StartError, match=r"temporary(.|\n)*--tmpfs /tmp(.|\n)*TMPDIR"):
         launch(project(), Options(root="/project"), {})
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import linecache
 import os
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -175,6 +177,31 @@ def test_a_client_leaves_no_descriptor_thread_or_file(root: Path, tmp_path: Path
     assert not os.path.exists(folder)
 
 
+def test_its_module_can_be_looked_into_and_patched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FunctionClient("state", root=root) as client:
+        client.get("/")
+        assert client.module.count == 1
+        monkeypatch.setattr(client.module, "count", 41)
+        assert client.get("/").json()["count"] == 42
+    with (
+        FunctionClient("broken", root=root) as client,
+        pytest.raises(RuntimeError, match=r"broken did not boot:\n(.|\n)*ValueError: at import"),
+    ):
+        client.module  # noqa: B018
+
+
+def test_coverage_is_that_of_the_functions_file(tmp_path: Path) -> None:
+    project(tmp_path, {"hello": HELLO})
+    (tmp_path / "use.py").write_text(
+        "from runtime.testing import FunctionClient\n"
+        "with FunctionClient('hello') as client:\n    client.post('/', json={'name': 'Ada'})\n"
+    )
+    coverage = [sys.executable, "-m", "coverage"]
+    subprocess.run([*coverage, "run", "--source=functions", "use.py"], cwd=tmp_path, check=True)
+    report = [*coverage, "report", "--format=total", "--fail-under=100"]
+    assert subprocess.run(report, cwd=tmp_path, check=True, capture_output=True).stdout == b"100\n"
+
+
 def test_one_function_is_open_at_a_time(root: Path) -> None:
     with FunctionClient("hello", root=root) as client:
         with pytest.raises(RuntimeError, match="another FunctionClient is open"):
@@ -232,6 +259,15 @@ def test_variables_of_the_test_win(root: Path) -> None:
     assert seen["SUPABASE_URL"] == "http://127.0.0.1:54321"
 
 
+def test_keys_and_a_database_of_the_real_project_stay_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("JWT_SECRET", "SUPABASE_DB_URL", "SUPABASE_ANON_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
+        monkeypatch.setenv(name, "a value of the real project, which no test may have")
+    with FunctionClient("variables", root=root) as client:
+        assert "real project" not in client.get("/").text
+
+
 def test_hooks_run_and_work_is_done_before_the_block_ends(root: Path) -> None:
     with FunctionClient("hooks", root=root) as client:
         assert client.post("/").status_code == 204
@@ -272,13 +308,14 @@ def test_failures_go_to_logging_too(root: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_a_websocket_that_is_left_open_is_closed_as_the_server_closes_it(root: Path) -> None:
-    with FunctionClient("echo", root=root) as client:
-        ws = client.websocket("/")
-        ws.send("a")
-        assert ws.recv() == "a"
-    with ws, pytest.raises(ConnectionClosed):
-        ws.recv()
-    assert ws.close_code == 1001
+    with ExitStack() as stack:
+        with FunctionClient("echo", root=root) as client:
+            ws = stack.enter_context(client.websocket("/"))
+            ws.send("a")
+            assert ws.recv() == "a"
+        with pytest.raises(ConnectionClosed):
+            ws.recv()
+        assert ws.close_code == 1001
 
 
 def test_a_function_that_blocks_does_not_hang_the_test(tmp_path: Path) -> None:

@@ -442,14 +442,17 @@ def test_a_websocket_whose_function_fails_is_closed_with_1011(client: Client) ->
 
 @pytest.mark.parametrize(("path", "status"), [("/refuses", 403), ("/raises", 500)])
 def test_a_websocket_that_is_refused_has_a_status(client: Client, path: str, status: int) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        client.websocket(path)
+    with pytest.raises(InvalidStatus) as refused, client.websocket(path):
+        pass
     assert refused.value.response.status_code == status
 
 
 def test_a_websocket_needs_a_token_too(client: Client) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        client.websocket("/", headers={"authorization": "Bearer nonsense"})
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        client.websocket("/", headers={"authorization": "Bearer x"}),
+    ):
+        pass
     assert refused.value.response.status_code == 401
 
 

@@ -109,5 +109,19 @@ async def websocket(ws): ...
     assert exported(HANDLER + source).websocket is not None
 
 
+def test_a_decorator_may_bring_arguments_of_its_own() -> None:
+    source = """
+import functools
+def with_database(function):
+    @functools.wraps(function)
+    async def wrapper(request):
+        return await function(request, "database")
+    return wrapper
+@with_database
+async def handler(request, database): ...
+"""
+    assert exported(source).handler is not None
+
+
 def test_what_tells_no_signature_is_taken_as_it_is() -> None:
     assert exported(HANDLER + "before_unload = print").before_unload is print
