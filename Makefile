@@ -21,7 +21,7 @@ help: ## show this list
 install: .venv/.installed ## make .venv with the server and its embedded model
 
 serve: .venv/.installed supabase/functions/.env ## install, prepare the model and serve functions/ on port 54321
-	@.venv/bin/functions models prepare
+	@.venv/bin/functions models prepare --env-file supabase/functions/.env
 	@exec .venv/bin/functions serve $(ARGS)
 
 test: .venv/.tested $(CLIENTS) ## run the tests

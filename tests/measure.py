@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -17,13 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import coverage
+import pytest
 
 LEAST = 90.0  # percent, of the lines and of the branches
 ROOT = Path(__file__).absolute().parent.parent
+# Not the templates and their workers, which are forked in their hundreds: the tests of
+# runtime/worker run the same code in their own process. Nor the commands, for the same reason.
+_SERVERS = ("runtime.supervisor", "runtime.gateway", "runtime.engine")
 _HOOK = """\
 import os, sys
 going_on = os.path.isdir("/proc/{pid}") and os.path.isdir({folder!r})
-if going_on and any(part.startswith("runtime.") for part in sys.orig_argv):
+if going_on and any(part in {servers!r} for part in sys.orig_argv):
     from tests.measured import begin
     begin({folder!r}, {source!r})
 """
@@ -33,21 +36,22 @@ def main() -> int:
     """The exit status of the tests; 1 also where they leave out too much."""
     with tempfile.TemporaryDirectory(prefix="coverage-") as folder:
         os.chmod(folder, 0o1777)  # some servers are another user's
-        data = os.path.join(folder, "coverage")
-        command = ["coverage", "run", "--parallel-mode", f"--data-file={data}", "-m", "pytest", *sys.argv[1:]]
-        with children_measured(folder):
-            status = subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode
-        measured = coverage.Coverage(data_file=data, config_file=str(ROOT / "pyproject.toml"))
-        measured.combine([folder])
+        measured = coverage.Coverage(
+            data_file=os.path.join(folder, "coverage"), config_file=str(ROOT / "pyproject.toml")
+        )
+        with servers_measured(folder), measured.collect():
+            status = pytest.main(sys.argv[1:])
+        measured.save()
+        measured.combine([folder], keep=True)
         shares = report(measured, os.path.join(folder, "coverage.json"))
     print("covered: " + ", ".join(f"{share:.1f} % of the {what}" for what, share in shares.items()))
-    return status or (0 if min(shares.values()) >= LEAST else 1)
+    return int(status) or (0 if min(shares.values()) >= LEAST else 1)
 
 
 @contextlib.contextmanager
-def children_measured(folder: str) -> Iterator[None]:
-    """While it lasts, and we live, the server's processes in this virtual environment are measured."""
-    hook = _HOOK.format(pid=os.getpid(), folder=folder, source=str(ROOT / "runtime"))
+def servers_measured(folder: str) -> Iterator[None]:
+    """While it lasts, and we live, the servers in this virtual environment are measured."""
+    hook = _HOOK.format(pid=os.getpid(), folder=folder, servers=_SERVERS, source=str(ROOT / "runtime"))
     path = Path(sysconfig.get_path("purelib")) / "zz_measured.pth"
     path.write_text(f"import sys; exec({hook!r})\n")
     try:

@@ -1,31 +1,34 @@
-"""Starts coverage in a process of the server; `tests/measure.py` says when.
-
-It runs before anything of ours, from a .pth file, and must not be noticed.
-"""
+"""Starts coverage in a process of the server, for `tests/measure.py`, and must not be noticed."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import coverage
 
-# Templates and workers are not measured: they are forked in their hundreds, and the tests of
-# runtime/worker run the same code in their own process.
-_MEASURED = ("runtime.cli.main", "runtime.supervisor", "runtime.gateway", "runtime.engine")
+
+@functools.cache  # an interpreter may come across its .pth files more than once
+def begin(folder: str, source: str) -> Measurement:
+    """Measure this process from now on, and its forks.
+
+    Args:
+        folder: for the data.
+        source: the folder whose code is measured.
+    """
+    return Measurement(folder, source)
 
 
 class Measurement:
-    """What this process and its forks run of runtime/."""
+    """What this process and its forks run; see `begin`."""
 
     def __init__(self, folder: str, source: str) -> None:
         self._folder, self._source = folder, source
         self._begin()
-        for leave in ("_exit", "execve"):  # atexit sees neither
-            setattr(os, leave, self._saving(getattr(os, leave)))
+        os._exit = self._saving(os._exit)  # `atexit` does not see it
         os.register_at_fork(after_in_child=self._begin_again)
 
     def _begin(self) -> None:
@@ -54,14 +57,3 @@ class Measurement:
             return leave(*arguments)
 
         return saved
-
-
-def begin(folder: str, source: str) -> None:
-    """Measure this process, if it is one of the server's.
-
-    Args:
-        folder: for the data.
-        source: the folder whose code is measured.
-    """
-    if any(argument in _MEASURED for argument in sys.orig_argv):
-        Measurement(folder, source)

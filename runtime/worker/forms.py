@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
@@ -63,6 +62,4 @@ async def parse(
             ).parse()
     except MultiPartException as error:
         raise InvalidForm(f"The form cannot be read: {error.message}") from error
-    except FormParserError as error:
-        raise InvalidForm(f"The form cannot be read: {error}") from error
     return FormData()

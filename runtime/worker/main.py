@@ -29,7 +29,7 @@ from runtime.worker.exports import Exports, exports_of, is_async
 from runtime.worker.lifespan import Lifespan
 from runtime.worker.link import Link
 
-_DESCRIPTORS = 512  # besides those of its requests
+_DESCRIPTORS = 64  # besides those of its requests
 _control = msgspec.msgpack.Decoder(frames.ControlFrame)
 _archive = msgspec.msgpack.Decoder(dict[str, bytes])
 

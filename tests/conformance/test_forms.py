@@ -95,7 +95,8 @@ def test_a_urlencoded_form_arrives(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("what", ["", "/fails"])
 def test_files_are_closed_after_the_handler_whatever_happens(client: httpx2.Client, what: str) -> None:
     client.post(f"/form{what}", files={"a": b"small", "b": LARGE})
-    assert state(client) == {"closed": [True, True], "temporary": []}
+    closed = {"closed": [True, True], "temporary": []}
+    eventually(lambda: state(client) == closed, "the files are closed, right after the answer")
 
 
 def test_files_are_closed_when_the_client_leaves(

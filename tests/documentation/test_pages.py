@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from runtime.errors import HTTP, HostError
+from runtime import ai
+from runtime.errors import HTTP, HostError, rule_of
 from runtime.project.config import parse_config
 from runtime.project.envfile import parse_env
 from tests.documentation.pages import PAGES, REASONS, REPOSITORY, Block, anchors, blocks, links
@@ -136,6 +137,15 @@ def test_the_table_of_errors_is_the_one_that_is_served() -> None:
     text = (REPOSITORY / "docs" / "http.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \| \S.*\|$", text, re.MULTILINE))
     assert rows == {rule.code: str(rule.status) for rule in HTTP.values()}
+
+
+def test_the_errors_of_ai_are_answered_with_the_status_that_is_said() -> None:
+    text = (REPOSITORY / "docs" / "ai.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `ai\.(\w+)` \| (\d+) \| \S.*\|$", text, re.MULTILINE))
+    public = [getattr(ai, name) for name in ai.__all__]
+    errors = [kind for kind in public if issubclass(kind, ai.AIError) and kind is not ai.AIError]
+    said = {kind.__name__: str(rule_of(kind.__new__(kind)).status) for kind in errors}
+    assert rows == said
 
 
 def test_the_host_makes_no_error_that_the_table_lacks() -> None:

@@ -242,6 +242,7 @@ class StandIn:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def begin(self, status: int, headers: Mapping[str, str], length: int | None) -> None:
         self.send_response(status)

@@ -122,6 +122,13 @@ def test_the_configuration_is_left_out_without_a_word(write: Write) -> None:
     assert static.find(function(root, "assets/*.toml")).files == []
 
 
+def test_a_name_with_a_dot_is_not_even_entered(write: Write) -> None:
+    root = write(FILES)
+    (root / ".link").symlink_to("assets")
+    assert found(root, ".link/*") == []
+    assert found(root, "assets/*") == ["assets/logo.svg"]
+
+
 def test_the_project_may_itself_be_a_link(write: Write, tmp_path: Path) -> None:
     real = write({f"real/{name}": text for name, text in FILES.items()}) / "real"
     (tmp_path / "link").symlink_to(real)

@@ -124,4 +124,4 @@ async def handler(request, database): ...
 
 
 def test_what_tells_no_signature_is_taken_as_it_is() -> None:
-    assert exported(HANDLER + "before_unload = print").before_unload is print
+    assert exported(HANDLER + "before_unload = max").before_unload is max

@@ -119,6 +119,7 @@ class Hub:
         self._page = f"{parts.scheme}://{self.address}"
         self._patience, self._say = patience, say
         self._library = _library()
+        self._headers = self._who()
         self._silence = patience.silence or float(self._library.constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
     def __enter__(self) -> Hub:
@@ -126,6 +127,21 @@ class Hub:
 
     def __exit__(self, *_: object) -> None:
         self._library.close_session()
+
+    def _who(self) -> dict[str, str]:
+        """The headers that say who asks, with the token if there is one."""
+        headers: dict[str, str]
+        try:
+            headers = self._library.utils.build_hf_headers(
+                library_name="functions-runtime", library_version=__version__
+            )
+        except OSError as error:
+            raise UsageError(
+                f"The access token cannot be read: {error.strerror}",
+                where=str(error.filename),
+                remedy="allow reading it, or set HF_TOKEN or HF_TOKEN_PATH",
+            ) from error
+        return headers
 
     def list(self, repository: str, revision: str) -> Listing:
         """What the repository holds.
@@ -136,7 +152,8 @@ class Hub:
         Raises:
             HubError: it cannot be had.
         """
-        api = self._library.HfApi(self._url, library_name="functions-runtime", library_version=__version__)
+        token = self._headers.get("authorization", "").removeprefix("Bearer ")
+        api = self._library.HfApi(self._url, token or False, "functions-runtime", __version__)
         attempts = Attempts(self._patience, self.address, self._say)
         while True:
             try:
@@ -174,11 +191,10 @@ class Hub:
 
     def _append(self, url: str, file: RemoteFile, target: Path, done: Callable[[int], None]) -> None:
         start = target.stat().st_size
-        headers = self._library.utils.build_hf_headers(
-            library_name="functions-runtime", library_version=__version__
-        )
         # Compressed bytes could neither be counted nor continued.
-        headers |= {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
+        headers = (
+            self._headers | {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
+        )
         client: httpx2.Client = self._library.get_session()
         with client.stream("GET", url, headers=headers, timeout=self._silence) as response:
             self._check_status(response)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -150,6 +151,7 @@ def pull(wanted: Order, store: Store, progress: Progress, say: Say, patience: Pa
     _check_free(store, wanted.name, wanted.source)
     card = _here(wanted, store)
     if card is not None:
+        _tidy(store, wanted.name)
         return card
     if offline():
         raise no_network(wanted.name)
@@ -184,6 +186,18 @@ def partial_folder(store: Store, name: str) -> Path:
     """Where the files of an unfinished pull are."""
     target = store.folder(name)
     return target.with_name(f".{target.name}.partial")
+
+
+def _tidy(store: Store, name: str) -> None:
+    """Remove what a pull that was killed in its last step left, unless another is at work there."""
+
+    def leave() -> None:
+        raise BlockingIOError
+
+    folder = partial_folder(store, name)
+    if folder.is_dir():
+        with suppress(OSError), locked(store.folder(name), leave):
+            shutil.rmtree(folder)
 
 
 class _Pull:
