@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 VARIABLE = "EMBEDDING_MODEL"
 
 _CONNECT_SECONDS = 3.0
-_LINE = re.compile(rf"^([ \t]*(?:export[ \t]+)?{VARIABLE}[ \t]*=).*$", re.MULTILINE)
+_LINE = re.compile(rf"^([ \t]*(?:export[ \t]+)?{VARIABLE}[ \t]*=)[^\r\n]*", re.MULTILINE)
 
 
 class Choice(NamedTuple):
@@ -33,10 +33,13 @@ def choose(store: Store, wanted: str) -> Choice:
     """What to do about the model that the env file names. Uses no network.
 
     Args:
-        wanted: empty where it names none.
+        wanted: empty where it names none; `NO_MODEL` where none is wished for.
     """
     from runtime.engine.models.catalogue import EMBEDDED, PackageSource
+    from runtime.project.settings import NO_MODEL
 
+    if wanted == NO_MODEL:
+        return Choice()
     if not wanted or store.find(wanted) is not None:
         return Choice(prepare=wanted or EMBEDDED)
     entry = store.catalogue.get(wanted)
@@ -87,5 +90,5 @@ def replace_variable(path: str, model: str) -> None:
         OSError: it cannot be written.
     """
     file = Path(path)
-    text = file.read_text(encoding="utf-8")
-    file.write_text(_LINE.sub(rf"\g<1>{model}", text), encoding="utf-8")
+    text = file.read_bytes().decode()
+    file.write_bytes(_LINE.sub(rf"\g<1>{model}", text).encode())

@@ -118,17 +118,18 @@ def prepare_model(name: str | None, env_file: str | None, root: str | None) -> N
       functions models prepare all-minilm-l6-v2
       functions models prepare --env-file supabase/functions/.env
     """
-    from runtime.cli.embedded import choose, variable
+    from runtime.cli.embedded import VARIABLE, choose, variable
 
     store = open_store(root)
     if name is not None:
         make_ready(store, name)
         return
     path = env_file or os.path.join(root_or_here(root), _ENV_FILE)
-    wanted = variable(path) if env_file or os.path.isfile(path) else ""
+    given = os.environ.get(VARIABLE, "")  # comes before the file, as it does for functions
+    wanted = given or (variable(path) if env_file or os.path.isfile(path) else "")
     choice = choose(store, wanted)
     if choice.pull:
-        pull_or_replace(store, wanted, path)
+        pull_or_replace(store, wanted, "" if given else path)
     elif choice.prepare:
         make_ready(store, choice.prepare)
 
@@ -149,7 +150,11 @@ def make_ready(store: Store, name: str) -> None:
 
 
 def pull_or_replace(store: Store, wanted: str, env_file: str) -> None:
-    """Pull the model that the env file wants; where that fails, the embedded one replaces the default."""
+    """Pull the model that is wanted; where that fails, the embedded one replaces the default.
+
+    Args:
+        env_file: where its name stands; empty: in the environment, which nobody changes.
+    """
     from runtime.cli.embedded import reason_not_to_pull, replace_variable
     from runtime.engine.models.catalogue import EMBEDDED
     from runtime.project.settings import DEFAULT_MODEL
@@ -162,7 +167,7 @@ def pull_or_replace(store: Store, wanted: str, env_file: str) -> None:
             return
         except HubError as error:
             reason = error.message
-    if wanted != DEFAULT_MODEL:
+    if wanted != DEFAULT_MODEL or not env_file:
         # Somebody chose it: vectors of another model would not fit to those that they have.
         output.note(f"the model {wanted} is not here and cannot be pulled: {reason}")
         return

@@ -84,8 +84,8 @@ def serve(options: Options) -> None:
         output.note(text)
     if missing := missing_model(project):
         output.note(
-            f"the model {missing} is not on this machine; `functions models list` shows those that are,"
-            f" and `functions models pull {missing}` may bring it"
+            f"the model {missing} is not on this machine; `functions models list` shows those that are, and"
+            " `functions models pull` brings others"
         )
     launch(project, options, environ)
 

@@ -18,6 +18,7 @@ _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _LONGEST_REASON = 123
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_TOO_LONG = "the function's response has a body longer than its content-length"
 _RESPONSE_EXTENSION: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
 
 
@@ -66,6 +67,11 @@ def _start(message: Message) -> frames.Start:
     return frames.Start(status, _headers(message))
 
 
+def _length(headers: frames.Headers) -> int | None:
+    told = next((value for name, value in headers if name == b"content-length"), b"")
+    return int(told) if told.isdigit() else None
+
+
 class HttpExchange:
     """The `receive` and `send` of one request.
 
@@ -78,6 +84,7 @@ class HttpExchange:
         self._more_to_read = head.more
         self._told_empty = False
         self._start: frames.Start | None = None
+        self._left: int | None = None  # bytes of a body whose length was told
         self.started = False
         self.finished = False
 
@@ -107,11 +114,15 @@ class HttpExchange:
             return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
+        if self.finished:
+            if self._left == 0 and message.get("body"):
+                raise InvalidResponse(_TOO_LONG)
+            return
         if self._stream.closed:
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
             self._start = _start(message)
-        elif message["type"] == "http.response.body" and not self.finished:
+        elif message["type"] == "http.response.body":
             await self._send_body(message.get("body", b""), message.get("more_body", False))
 
     async def _send_body(self, body: bytes, more: bool) -> None:
@@ -127,10 +138,18 @@ class HttpExchange:
 
     def _put(self, data: bytes, more: bool) -> None:
         """Send a piece, and the start of the response before the first."""
+        if self.finished:
+            raise InvalidResponse(_TOO_LONG)
         first: list[frames.Start] = []
         if not self.started:
             assert self._start is not None, "the application sent a body before its status"
             first = [self._start]
+            self._left = _length(self._start.headers) if more else None
+        if self._left is not None:
+            self._left -= len(data)
+            # With its last byte the client has the whole response and may leave: what the
+            # application still has to do, such as background tasks, is not to end with it.
+            more = more and self._left != 0
         try:
             self._stream.send(*first, frames.Body(data, more))
         except FrameError as error:

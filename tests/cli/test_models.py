@@ -3,19 +3,172 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from runtime.cli import embedded, pulling
+from runtime.cli.embedded import Choice, choose, replace_variable, variable
+from runtime.engine.models.store import Store
+from runtime.project.settings import DEFAULT_MODEL
 from tests.cli.conftest import Run
+from tests.engine import tiny
+from tests.hub.conftest import contents
+from tests.hub.standin import StandIn, standing_in
 
 EMBEDDED = "all-minilm-l6-v2"
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers, unless a test says otherwise."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "EMBEDDING_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A hub with one model, "org/tiny"."""
+    files = contents(tiny.write_folder(tmp_path / "published"))
+    with standing_in() as standin:
+        standin.put("org/tiny", files)
+        monkeypatch.setenv("HF_ENDPOINT", standin.url)
+        yield standin
+
+
+def the_store(project: Path) -> Store:
+    return Store(project / "data" / "functions" / "models")
+
+
+# --- list ------------------------------------------------------------------------------------
 
 
 def test_the_installed_model_is_listed_before_it_is_prepared(run: Run, project: Path) -> None:
     outcome = run("models", "list")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.split()[:5] == [EMBEDDED, "384", "256", "not", "prepared"]
+
+
+def test_models_that_could_be_pulled_are_listed_when_asked_for(run: Run, project: Path) -> None:
+    assert "gte-small" not in run("models", "list").out
+    first, second = run("models", "list", "--all").out.splitlines()
+    assert (first.split()[0], second.split()) == (
+        EMBEDDED,
+        ["gte-small", "384", "512", "not", "here", "hub", "Supabase/gte-small"],
+    )
+    listed = json.loads(run("models", "list", "--all", "--json").out)
+    assert [model["state"] for model in listed] == ["not prepared", "not here"]
+
+
+def test_listing_makes_no_keys_and_no_store(run: Run, project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    run("models", "list", "--all")
+    assert sorted(project.rglob("*")) == before
+
+
+# --- pull, info, verify, remove --------------------------------------------------------------
+
+
+def test_the_life_of_a_model(run: Run, project: Path, hub: StandIn) -> None:
+    folder = the_store(project).folder("org/tiny")
+    pull = run("models", "pull", "org/tiny")
+    assert (pull.code, pull.out) == (0, f"Model org/tiny is ready in {folder}\n")
+    notes, *steps = pull.err.splitlines()
+    assert notes.startswith("note: org/tiny is pinned to revision ")
+    place = hub.url.removeprefix("http://")
+    assert steps[0].startswith("pulling org/tiny (")
+    assert steps[0].endswith(f" kB from {place})")
+    assert steps[1:] == ["converting org/tiny", "checking org/tiny"]
+    assert "org/tiny" in run("models", "list").out
+    assert run("models", "verify") == (0, "org/tiny: ok\n", "")
+    assert run("models", "pull", "org/tiny") == (0, pull.out, "")
+
+    (folder / "model.onnx.data").write_bytes(b"damaged")
+    damaged = run("models", "verify", "org/tiny")
+    assert (damaged.code, damaged.out) == (1, "")
+    assert "org/tiny is damaged: model.onnx.data has 7 bytes instead of" in damaged.err
+    assert damaged.err.endswith("→ functions models pull org/tiny\n")
+    assert run("models", "pull", "org/tiny").code == 0
+    assert run("models", "verify").code == 0
+
+    assert run("models", "remove", "org/tiny") == (
+        2,
+        "",
+        "error: Nobody can be asked here\n  → functions models remove org/tiny --yes\n",
+    )
+    assert run("models", "remove", "org/tiny", "--yes") == (0, "Removed org/tiny\n", "")
+    assert not folder.exists()
+    assert run("models", "remove", "org/tiny", "--yes").code == 2
+
+
+def test_everything_that_is_known_of_a_model_is_told(run: Run, project: Path, hub: StandIn) -> None:
+    run("models", "pull", "org/tiny@main")
+    told = json.loads(run("models", "info", "org/tiny", "--json").out)
+    files = told.pop("files")
+    assert told.pop("size") == sum(file["size"] for file in files)
+    assert told.pop("sha256") != told.pop("revision")
+    assert told == {
+        "name": "org/tiny",
+        "dimensions": 16,
+        "max_tokens": 32,
+        "prepared": True,
+        "state": "ready",
+        "source": "hub org/tiny",
+        "folder": str(the_store(project).folder("org/tiny")),
+        "licence": "mit",
+        "pooling": "mean",
+        "prefix": "",
+        "weights": "model.safetensors",
+    }
+    lines = run("models", "info", "org/tiny").out.splitlines()
+    assert ["licence", "mit"] in [line.split() for line in lines]
+    assert sum(line.startswith("file ") for line in lines) == 3
+
+
+def test_what_the_catalogue_knows_is_told_too(run: Run, project: Path) -> None:
+    told = json.loads(run("models", "info", "gte-small", "--json").out)
+    assert (told["state"], told["licence"], told["size"]) == ("not here", "MIT", None)
+    assert run("models", "info", "nope").code == 2
+
+
+def test_a_folder_is_brought_into_the_store_under_a_name(run: Run, project: Path) -> None:
+    tiny.write_folder(project / "models" / "mine")
+    assert run("models", "pull", "./models/mine").code == 0
+    assert run("models", "pull", "./models/mine", "--name", "other").code == 0
+    (the_store(project).folder("other") / "tokenizer.json").unlink()
+    damaged = run("models", "verify")
+    assert (damaged.code, damaged.out) == (1, "mine: ok\n")
+    step = f"functions models remove other, then functions models pull {project}/models/mine --name other"
+    assert damaged.err == f"error: other is damaged: tokenizer.json is missing\n  → {step}\n"
+    assert run("models", "pull", "./nowhere").code == 2
+
+
+def test_a_folder_without_a_card_is_damage(run: Run, project: Path) -> None:
+    folder = the_store(project).models_dir / "something"
+    folder.mkdir(parents=True)
+    outcome = run("models", "verify")
+    assert (outcome.code, str(folder) in outcome.err) == (1, True)
+
+
+def test_the_packages_model_is_pulled_by_preparing_it(run: Run, project: Path) -> None:
+    outcome = run("models", "pull", EMBEDDED)
+    assert (outcome.code, outcome.err.splitlines()) == (0, [f"converting {EMBEDDED}", f"checking {EMBEDDED}"])
+    assert run("models", "verify", EMBEDDED) == (0, f"{EMBEDDED}: ok\n", "")
+
+
+def test_a_hub_out_of_reach_is_an_error_with_a_next_step(run: Run, project: Path) -> None:
+    outcome = run("models", "pull", "gte-small", "--retries", "0")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "error: 127.0.0.1:1: The model hub cannot be reached: " in outcome.err
+    assert "HF_ENDPOINT" in outcome.err
+
+
+# --- prepare ---------------------------------------------------------------------------------
 
 
 def test_preparing_shows_its_steps_once_and_then_has_nothing_to_do(run: Run, project: Path) -> None:
@@ -41,7 +194,90 @@ def test_the_project_s_own_store_is_used(run: Run, project: Path) -> None:
     assert f"(in {project / 'mine'})" in run("models", "prepare", "nope").err
 
 
-def test_listing_makes_no_keys_and_no_store(run: Run, project: Path) -> None:
-    before = sorted(project.rglob("*"))
-    run("models", "list")
-    assert sorted(project.rglob("*")) == before
+@pytest.mark.parametrize(
+    ("wanted", "choice"),
+    [
+        ("", Choice(prepare=EMBEDDED)),
+        ("none", Choice()),
+        (EMBEDDED, Choice(prepare=EMBEDDED)),
+        (DEFAULT_MODEL, Choice(pull=True)),
+        ("org/tiny", Choice(pull=True)),
+        ("nomic-embed-text", Choice()),  # an LLM server's
+        ("nomic-embed-text:latest", Choice()),
+        ("./models/mine", Choice()),
+        ("/models/mine", Choice()),
+    ],
+)
+def test_what_is_done_about_the_model_that_the_env_file_names(
+    project: Path, wanted: str, choice: Choice
+) -> None:
+    assert choose(the_store(project), wanted) == choice
+
+
+def env_file(project: Path, text: str) -> Path:
+    path = project / "mine.env"
+    path.write_text(text)
+    return path
+
+
+def test_the_model_of_the_env_file_is_pulled_once(run: Run, project: Path, hub: StandIn) -> None:
+    path = env_file(project, "EMBEDDING_MODEL=org/tiny\n")
+    assert run("models", "prepare", "--env-file", str(path)).out.startswith("Model org/tiny is ready in ")
+    hub.asked.clear()
+    assert run("models", "prepare", "--env-file", str(path)) == (0, "", "")
+    assert hub.asked == []
+    assert path.read_text() == "EMBEDDING_MODEL=org/tiny\n"
+
+
+@pytest.mark.parametrize("how", ["unreachable", "offline", "refusing"])
+def test_without_a_hub_the_embedded_model_takes_the_place_of_the_default(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch, hub: StandIn, how: str
+) -> None:
+    if how == "unreachable":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    elif how == "offline":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    else:
+        hub.misbehave(on="/api/", status=403, body=b"")
+    ready: list[str] = []
+    monkeypatch.setattr(pulling, "make_ready", lambda store, name: ready.append(name))
+    path = env_file(project, "# models\nA=1\n export EMBEDDING_MODEL = 'gte-small' # the default\nB='x\ny'\n")
+    outcome = run("models", "prepare", "--env-file", str(path))
+    assert outcome.code == 0
+    assert "gte-small cannot be pulled: " in outcome.err
+    assert f"{path} says EMBEDDING_MODEL={EMBEDDED} now" in outcome.err
+    assert path.read_text() == f"# models\nA=1\n export EMBEDDING_MODEL ={EMBEDDED}\nB='x\ny'\n"
+    assert variable(str(path)) == EMBEDDED
+    assert ready == [EMBEDDED]
+
+
+def test_a_model_that_somebody_chose_is_not_replaced(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = env_file(project, "EMBEDDING_MODEL=org/tiny\n")
+    outcome = run("models", "prepare", "--env-file", str(path))
+    assert (outcome.code, path.read_text()) == (0, "EMBEDDING_MODEL=org/tiny\n")
+    assert outcome.err.startswith("note: the model org/tiny is not here and cannot be pulled: ")
+    monkeypatch.setenv("EMBEDDING_MODEL", DEFAULT_MODEL)  # comes before the file
+    assert DEFAULT_MODEL in run("models", "prepare", "--env-file", str(path)).err
+    assert path.read_text() == "EMBEDDING_MODEL=org/tiny\n"
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded, "_CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert embedded.reason_not_to_pull() == "the model hub does not answer within 0.2 s"
+
+
+def test_an_env_file_that_is_not_there_is_named(run: Run, project: Path) -> None:
+    outcome = run("models", "prepare", "--env-file", "nowhere.env")
+    assert (outcome.code, "nowhere.env" in outcome.err) == (2, True)
+
+
+def test_nothing_else_in_the_env_file_changes(project: Path) -> None:
+    path = env_file(project, "MY_EMBEDDING_MODEL=a\r\n#EMBEDDING_MODEL=b\nEMBEDDING_MODEL=gte-small\nC=1")
+    replace_variable(str(path), "x")
+    assert path.read_bytes() == b"MY_EMBEDDING_MODEL=a\r\n#EMBEDDING_MODEL=b\nEMBEDDING_MODEL=x\nC=1"

@@ -144,7 +144,7 @@ def test_the_lock_file_has_everything_that_the_project_names() -> None:
 def test_the_example_env_file_is_complete() -> None:
     values = dotenv_values(REPOSITORY / "supabase/functions/.env.example")
     assert values == {
-        "EMBEDDING_MODEL": "all-minilm-l6-v2",
+        "EMBEDDING_MODEL": "gte-small",
         "AI_INFERENCE_API_HOST": "http://localhost:11434",
         "CHAT_MODEL": "mistral",
         "WEBHOOK_SECRET": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine.models.catalogue import EMBEDDED
-from runtime.engine.models.prepare import prepare
-from runtime.engine.models.store import Store
 from tests.conformance.ollama import Ollama
 from tests.running import Server, serving
 
@@ -41,9 +39,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, ollama: Ollama) -> Iterator
     example = (REPOSITORY / "supabase" / "functions" / ".env.example").read_text()
     env_file = root / "supabase" / "functions" / ".env"
     env_file.write_text(example.replace("http://localhost:11434", ollama.url))
-    data = root / "data"
-    prepare(EMBEDDED, Store(data / "functions" / "models"))
-    with serving(root, env={"XDG_DATA_HOME": str(data)}) as server:
+    data = {"XDG_DATA_HOME": str(root / "data")}
+    subprocess.run(
+        [sys.executable, "-m", "runtime.cli.main", "models", "prepare", "--env-file", str(env_file)],
+        env={"PATH": os.environ["PATH"], "HOME": str(root), "HF_HUB_OFFLINE": "1"} | data,
+        cwd=root,
+        check=True,
+    )
+    with serving(root, env=data) as server:
         yield server
 
 

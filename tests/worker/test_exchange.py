@@ -234,6 +234,40 @@ async def test_what_is_sent_after_the_end_is_ignored(ends: Ends) -> None:
         await gateway.receive()
 
 
+async def test_a_response_is_complete_with_the_last_byte_that_was_promised(ends: Ends) -> None:
+    """What the application does before it says so (background tasks) must not end with the client."""
+    worker, gateway = ends
+    exchange = HttpExchange(worker, head())
+    await exchange.send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
+    )
+    await exchange.send({"type": "http.response.body", "body": b"ab", "more_body": True})
+    before = exchange.finished
+    await exchange.send({"type": "http.response.body", "body": b"cd", "more_body": True})
+    assert (before, exchange.finished) == (False, True)
+    await gateway.receive()
+    assert [await gateway.receive() for _ in range(2)] == [
+        frames.Body(b"ab", True),
+        frames.Body(b"cd", False),
+    ]
+    gateway.abort()
+    await closed(worker)
+    await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+    with pytest.raises(InvalidResponse, match="longer than its content-length"):
+        await exchange.send({"type": "http.response.body", "body": b"e", "more_body": False})
+
+
+async def test_a_large_piece_that_is_longer_than_promised_is_no_response(ends: Ends) -> None:
+    worker, _ = ends
+    exchange = HttpExchange(worker, head())
+    length = str(CHUNK).encode()
+    await exchange.send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+    )
+    with pytest.raises(InvalidResponse, match="longer than its content-length"):
+        await exchange.send({"type": "http.response.body", "body": bytes(CHUNK + 1), "more_body": True})
+
+
 async def test_a_body_before_its_status_is_refused(ends: Ends) -> None:
     worker, _ = ends
     with pytest.raises(AssertionError, match="before its status"):
