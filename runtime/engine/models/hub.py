@@ -207,6 +207,8 @@ class Hub:
             raise Passing(f"ended {file.path} early")
 
     def _check_status(self, response: httpx2.Response) -> None:
+        if response.status_code in _TRY_AGAIN:
+            raise _busy(response)
         try:
             self._library.utils.hf_raise_for_status(response)
         except (AttributeError, TypeError, UnicodeDecodeError) as error:  # it reads the body of a refusal
@@ -271,9 +273,7 @@ class Hub:
     def _refusal(self, error: Any, repository: str, revision: str) -> Exception:
         status = error.response.status_code
         if status in _TRY_AGAIN:
-            return Passing(
-                f"answers with status {status}", wait_of(error.response.headers.get("retry-after"))
-            )
+            return _busy(error.response)
         what, remedy = self._reason(error, status, repository, revision)
         return HubError(what, where=self.address, remedy=remedy)
 
@@ -325,6 +325,11 @@ def _library() -> ModuleType:
         raise UsageError(f"{error}", where="HF_HUB_DOWNLOAD_TIMEOUT", remedy="write whole seconds") from error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return huggingface_hub
+
+
+def _busy(response: httpx2.Response) -> Passing:
+    wait = wait_of(response.headers.get("retry-after"))
+    return Passing(f"answers with status {response.status_code}", wait)
 
 
 def _listing(info: Any) -> Listing:

@@ -49,6 +49,13 @@ class Store:
         found = (self.find(name) for name in sorted(names))
         return [card for card in found if card is not None]
 
+    def changed(self) -> int:
+        """When a model last came or went, in nanoseconds; 0: there is no folder."""
+        try:
+            return os.stat(self.models_dir).st_mtime_ns
+        except OSError:
+            return 0
+
     def find(self, name: str) -> Card | None:
         """The model's card, if there is such a model."""
         if not _NAME.fullmatch(name):
