@@ -60,16 +60,12 @@ def _is_repository(store: Store, name: str) -> bool:
 
 def reason_not_to_pull() -> str:
     """Why no hub can be asked; empty: it answers. Takes three seconds at most."""
-    from runtime.engine.models.hub import answers, endpoint, offline
+    from runtime.engine.models.hub import address_of, answers, endpoint, offline
 
     if offline():
         return "HF_HUB_OFFLINE forbids it"
     url = endpoint()
-    return (
-        ""
-        if answers(url, _CONNECT_SECONDS)
-        else f"the model hub does not answer within {_CONNECT_SECONDS:g} s"
-    )
+    return "" if answers(url, _CONNECT_SECONDS) else f"the model hub {address_of(url)} is out of reach"
 
 
 def variable(path: str) -> str:

@@ -305,8 +305,9 @@ def test_a_hub_that_says_nothing_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(embedded, "_CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert embedded.reason_not_to_pull() == "the model hub does not answer within 0.2 s"
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", f"http://me:secret@{place}")
+        assert embedded.reason_not_to_pull() == f"the model hub {place} is out of reach"
 
 
 def test_an_env_file_that_is_not_there_is_named(run: Run, project: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.engine.models.catalogue import load
+from runtime.engine.models.patience import Patience
 from runtime.engine.models.store import Store
 from runtime.project.settings import DEFAULT_MODEL
 from tests.engine.process import Engine, running_engine
@@ -25,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store into which the default model was pulled."""
     store = Store(tmp_path_factory.mktemp("models"))
     told = Told()
-    card = pulled(store, DEFAULT_MODEL, told)
+    card = pulled(store, DEFAULT_MODEL, told, patience=Patience())
     assert card.sha256 == load()[DEFAULT_MODEL].sha256
     assert f"{DEFAULT_MODEL} is pinned to revision {card.revision}" in told
     return store
@@ -47,6 +48,6 @@ async def test_the_default_model_gives_the_published_vector(engine: Engine, stor
 
 def test_the_quantised_weights_are_those_that_we_know(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    card = pulled(store, DEFAULT_MODEL, file="onnx/model_quantized.onnx")
+    card = pulled(store, DEFAULT_MODEL, patience=Patience(), file="onnx/model_quantized.onnx")
     assert card.sha256 == load()[DEFAULT_MODEL].files["onnx/model_quantized.onnx"].sha256
     assert sound(store) == [DEFAULT_MODEL]

@@ -82,6 +82,11 @@ def endpoint() -> str:
     return url
 
 
+def address_of(url: str) -> str:
+    """Host and port of an address, for people: without the password that may stand before them."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
 def answers(url: str, seconds: float) -> bool:
     """Whether anything answers at this address within so many seconds."""
     from threading import Thread
@@ -115,7 +120,7 @@ class Hub:
     def __init__(self, patience: Patience, say: Say) -> None:
         self._url = endpoint()
         parts = urlsplit(self._url)
-        self.address = parts.netloc.rpartition("@")[2]
+        self.address = address_of(self._url)
         self._page = f"{parts.scheme}://{self.address}"
         self._patience, self._say = patience, say
         self._library = _library()
