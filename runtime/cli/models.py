@@ -221,7 +221,6 @@ def describe(store: Store, card: Card) -> dict[str, object]:
         "name": card.name,
         "dimensions": card.dimensions,
         "max_tokens": card.max_tokens,
-        "prepared": card.prepared,
         "state": state(store, card),
         "source": card.source,
         "folder": card.folder,

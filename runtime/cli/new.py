@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -69,10 +70,9 @@ def command(name: str, template: str, no_verify_jwt: bool, root: str | None) -> 
         click.echo(f"Created {os.path.relpath(written)}")
     if keyless:
         click.echo(f"Everybody may call it: see [functions.{name}] in supabase/config.toml")
-    click.echo(
-        f"Next: edit it, test it with `pytest {os.path.relpath(path.parent)}`, run `functions serve`, "
-        f"and call it with `functions invoke {name}`"
-    )
+    click.echo(f"Next: edit it, run `functions serve`, and call it with `functions invoke {name}`")
+    install = "" if find_spec("pytest") else " (`pip install pytest` brings it)"
+    click.echo(f"Its test runs without a server: `pytest {os.path.relpath(path.parent)}`{install}")
 
 
 def create(base: Path, name: str, *, verify_jwt: bool, template: str = "handler") -> Path:

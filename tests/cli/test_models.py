@@ -118,7 +118,6 @@ def test_everything_that_is_known_of_a_model_is_told(run: Run, project: Path, hu
         "name": "org/tiny",
         "dimensions": 16,
         "max_tokens": 32,
-        "prepared": True,
         "state": "ready",
         "source": "hub org/tiny",
         "folder": str(the_store(project).folder("org/tiny")),
@@ -215,7 +214,7 @@ def test_preparing_shows_its_steps_once_and_then_has_nothing_to_do(run: Run, pro
     assert first.stdout == f"Model {EMBEDDED} is ready in {project / 'data/functions/models' / EMBEDDED}\n"
     assert run("models", "prepare") == (0, "", "")
     (listed,) = json.loads(run("models", "list", "--json").out)
-    assert (listed["name"], listed["dimensions"], listed["prepared"]) == (EMBEDDED, 384, True)
+    assert (listed["name"], listed["dimensions"], listed["state"]) == (EMBEDDED, 384, "ready")
 
 
 def test_an_unknown_model_is_an_error_that_names_those_that_exist(run: Run, project: Path) -> None:

@@ -49,7 +49,11 @@ async def test_every_error_of_the_table_answers_with_its_status_code_and_body(ki
     assert answer["content-type"] == "application/json"
     assert answer["content-length"] == str(len(answer.body))
     assert answer["sb-request-id"] == ID
-    assert answer.tokens("access-control-expose-headers") == {"sb-error-code", "sb-request-id", "x-relay-error"}
+    assert answer.tokens("access-control-expose-headers") == {
+        "sb-error-code",
+        "sb-request-id",
+        "x-relay-error",
+    }
     told = json.loads(answer.body)
     assert told == {"code": rule.code, "message": kind().message, "msg": kind().message, "request_id": ID}
 
