@@ -74,8 +74,9 @@ ENVIRONMENT = """
 | `SUPABASE_PUBLISHABLE_KEY`, `SUPABASE_SECRET_KEY` | the newer form, `sb_…` |
 | `SUPABASE_PUBLISHABLE_KEYS`, `SUPABASE_SECRET_KEYS` | several of them, as a JSON object of keys by name |
 | `VERIFY_JWT` | `false`: no function needs a key, as with `--no-verify-jwt` |
-| `SUPABASE_URL` | where functions find the project; none: this server |
-| `SUPABASE_DB_URL`, `EMBEDDING_MODEL`, `AI_INFERENCE_API_…` | handed on to functions, over the env file |
+| `SUPABASE_URL` | where functions find the project, with `http://` or `https://`; none: this server |
+| `SUPABASE_DB_URL`, `EMBEDDING_MODEL`, `AI_INFERENCE_API_…` | handed on to functions, over the env file; \
+`EMBEDDING_MODEL=none` gives way to a model that the env file names |
 | `XDG_DATA_HOME` | models are kept below it; none: `~/.local/share` |
 | `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | for `functions models pull`: see [AI models](ai.md) |
 | `WATCHFILES_FORCE_POLLING` | look for saved files every so often, where the file system sends no events |

@@ -27,6 +27,9 @@ _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
 _RECEIVE = 256 * 1024
 _LAST_WORDS = 512 * 1024
+LOOK_S = 0.2
+"""How often one who reads nothing looks whether the other side has gone."""
+
 _AT_ONCE = 512  # frames that are decoded in one turn of the event loop
 _IN_A_ROW = 32  # frames that are taken before the loop's other work has its turn
 _WEIGHT = 128  # what a frame takes beside its payload, as it counts for the high water
@@ -34,11 +37,15 @@ _WEIGHT = 128  # what a frame takes beside its payload, as it counts for the hig
 T = TypeVar("T")
 
 
-def has_hung_up(fd: int) -> bool:
-    """Whether a socket's other side has closed, also when what it sent before was not read yet."""
+def has_hung_up(fd: int, also: int = 0) -> bool:
+    """Whether a socket's other side has closed, also when what it sent before was not read yet.
+
+    Args:
+        also: further events of `select.poll` that say so; of TCP, POLLRDHUP.
+    """
     poll = select.poll()
-    poll.register(fd, 0)
-    return any(events & select.POLLHUP for _, events in poll.poll(0))
+    poll.register(fd, also)
+    return any(events & (select.POLLHUP | also) for _, events in poll.poll(0))
 
 
 class Stream(asyncio.Protocol, Generic[T]):
@@ -75,6 +82,11 @@ class Stream(asyncio.Protocol, Generic[T]):
     def lost(self) -> bool:
         """Nothing more can be sent; true before `closed` when sending has just failed."""
         return self.closed or self._transport.is_closing()
+
+    @property
+    def congested(self) -> bool:
+        """The other side is behind: `drain` would wait."""
+        return self._congested
 
     @property
     def newest(self) -> T | None:

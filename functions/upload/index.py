@@ -13,9 +13,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.datastructures import UploadFile
-
-from runtime import HTTPException, Request
+from runtime import HTTPException, Request, UploadFile
 
 
 async def handler(request: Request) -> Any:

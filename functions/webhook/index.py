@@ -25,18 +25,21 @@ TOLERANCE = 300  # seconds between the sender's clock and ours
 REMEMBERED = 10_000
 
 done: dict[str, None] = {}  # ids, the oldest first; in this process alone; a database would outlive it
+at_work: set[str] = set()
 
 
 async def handler(request: Request) -> dict[str, str]:
     message = await verified(request)
     if message in done:  # senders repeat what they got no answer for
         return {"status": "done before"}
-    done[message] = None
+    if message in at_work:  # which may fail yet, so that the sender must ask again
+        raise HTTPException(409, "Still at work on this message; try again")
+    at_work.add(message)
     try:
         await receive(await request.json())
-    except BaseException:
-        done.pop(message, None)  # so that the next attempt counts
-        raise
+    finally:
+        at_work.discard(message)
+    done[message] = None
     if len(done) > REMEMBERED:
         del done[next(iter(done))]
     return {"status": "done"}
@@ -53,7 +56,7 @@ async def verified(request: Request) -> str:
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
         message, timestamp, signatures = (request.headers[name] for name in names)
         age = time.time() - int(timestamp)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise HTTPException(400, "Send webhook-id, webhook-timestamp and webhook-signature") from error
     if abs(age) > TOLERANCE:
         raise HTTPException(401, "The message's webhook-timestamp is too far from now")

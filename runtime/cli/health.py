@@ -9,7 +9,6 @@ import click
 from runtime.cli.root import root_option, root_or_here
 
 UNHEALTHY = 1
-_DEFAULT_PORT = 54321
 _TIMEOUT_S = 3.0
 _READ_BYTES = 4096
 
@@ -73,6 +72,8 @@ def _message(body: bytes) -> str:
 def _port_of(root: str | None) -> int:
     """The project's port; nothing else of the project has to be in order for this."""
     from runtime.project.config import read_config
+    from runtime.project.settings import Settings
 
-    port: int = read_config(root_or_here(root), os.environ).settings.get("port", _DEFAULT_PORT)
+    folder = root_or_here(root)
+    port: int = read_config(folder, os.environ).settings.get("port", Settings(root=folder).port)
     return port

@@ -11,7 +11,7 @@ from runtime.cli import output
 from runtime.cli.root import open_project, root_option
 
 if TYPE_CHECKING:
-    from runtime.project.settings import Function
+    from runtime.project.settings import Function, Settings
 
 HEADER = ("NAME", "ENABLED", "VERIFY JWT", "PATH", "DESCRIPTION")
 
@@ -30,15 +30,17 @@ def command(as_json: bool, root: str | None) -> None:
       functions list --json
     """
     project = open_project(root)
+    settings = project.settings
     functions = [project.functions[name] for name in sorted(project.functions)]
     if as_json:
         import json
 
-        click.echo(json.dumps([describe(function) for function in functions], ensure_ascii=False, indent=2))
+        described = [describe(function, settings) for function in functions]
+        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
     elif functions:
-        output.table(HEADER, [row(function) for function in functions])
+        output.table(HEADER, [row(function, settings) for function in functions])
     else:
-        output.note(f"no functions in {project.settings.root}: make one with `functions new hello`")
+        output.note(f"no functions in {settings.root}: make one with `functions new hello`")
 
 
 def entry_path(function: Function) -> str:
@@ -46,24 +48,24 @@ def entry_path(function: Function) -> str:
     return os.path.relpath(os.path.join(function.directory, function.entrypoint))
 
 
-def describe(function: Function) -> dict[str, object]:
+def describe(function: Function, settings: Settings) -> dict[str, object]:
     """What `--json` says of a function."""
     return {
         "name": function.name,
         "enabled": function.enabled,
-        "verify_jwt": function.verify_jwt,
+        "verify_jwt": settings.needs_key(function),
         "path": os.path.abspath(os.path.join(function.directory, function.entrypoint)),
         "description": function.description,
     }
 
 
-def row(function: Function) -> tuple[str, ...]:
+def row(function: Function, settings: Settings) -> tuple[str, ...]:
     """One line of the table."""
     yes_no = {True: "yes", False: "no"}
     return (
         function.name,
         yes_no[function.enabled],
-        yes_no[function.verify_jwt],
+        yes_no[settings.needs_key(function)],
         entry_path(function),
         function.description,
     )

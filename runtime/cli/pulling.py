@@ -119,14 +119,16 @@ def prepare_model(name: str | None, env_file: str | None, root: str | None) -> N
       functions models prepare --env-file supabase/functions/.env
     """
     from runtime.cli.embedded import VARIABLE, choose, variable
+    from runtime.project.environment import handed_on
 
     store = open_store(root)
     if name is not None:
         make_ready(store, name)
         return
     path = env_file or os.path.join(root_or_here(root), _ENV_FILE)
-    given = os.environ.get(VARIABLE, "")  # comes before the file, as it does for functions
-    wanted = given or (variable(path) if env_file or os.path.isfile(path) else "")
+    in_file = {VARIABLE: variable(path)} if env_file or os.path.isfile(path) else {}
+    given = handed_on(os.environ, in_file).get(VARIABLE, "")
+    wanted = given or in_file.get(VARIABLE, "")
     choice = choose(store, wanted)
     if choice.pull:
         pull_or_replace(store, wanted, "" if given else path)

@@ -28,6 +28,9 @@ from runtime.project.settings import Function, Settings
 _CLIENT_CLOSED = 499  # as access logs of HTTP servers have it: the client left before an answer
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _INTERNAL = "/_internal/"
+# A browser forgets what its page has not read yet when the connection breaks: the last events,
+# which may say why. It gets this time to pass them on.
+_LAST_EVENTS_S = 0.05
 
 
 class Gateway:
@@ -73,6 +76,8 @@ class Gateway:
             await exchange.refuse(ShuttingDown())
         except Broken:
             exchange.code = exchange.code or "WORKER_ERROR"
+            if exchange.is_event_stream:
+                await asyncio.sleep(_LAST_EVENTS_S)
             # Returning without the last piece makes the server close the connection.
         except Exception:
             self._logbook.tell(traceback.format_exc(), level="error", request_id=exchange.request_id)
@@ -124,8 +129,7 @@ class Gateway:
         return (*found, slash + rest)
 
     async def _identify(self, function: Function, scope: Scope) -> Identity:
-        checked = function.verify_jwt and self._settings.verify_jwt is not False
-        if not checked or PREFLIGHT in scope:
+        if not self._settings.needs_key(function) or PREFLIGHT in scope:
             return Identity({}, scope)
         return await self._authenticator.identify(scope)
 
@@ -153,8 +157,8 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         scope = exchange.scope
-        if exchange.status == 200 and not exchange.function:
-            return  # one of our own pages: health checks and collectors ask every few seconds
+        if exchange.quiet:
+            return
         self._logbook.request(
             "WS" if exchange.is_socket else scope["method"],
             scope["path"],

@@ -39,7 +39,7 @@ def _curl(project: Project, url: str, name: str) -> str:
     """A line to paste. The key stands in it only if it is one that we made for local use."""
     settings = project.settings
     data = """ -d '{"name":"Functions"}'"""
-    if settings.verify_jwt is False or not project.functions[name].verify_jwt:
+    if not settings.needs_key(project.functions[name]):
         return f"curl -X POST {url}/{name}{data}"
     key = project.keys.anon_key if project.keys.generated else "$ANON_KEY"
     return f'curl -X POST {url}/{name} -H "Authorization: Bearer {key}"{data}'

@@ -43,6 +43,7 @@ class Deployment:
 
     @property
     def state(self) -> State:
+        """Of the pool that takes requests; before the first, whether there will be one."""
         if self._pool is not None:
             return self._pool.state
         return "failed" if self._begun.is_set() else "booting"
@@ -139,11 +140,12 @@ class Deployment:
         task.add_done_callback(self._closing.discard)
 
     def meet_engine(self) -> None:
+        """A new engine is up: lead the workers to it."""
         if self._pool is not None:
             self._pool.meet_engine()
 
-    def dismiss(self, reason: str) -> None:
-        """Close the WebSockets, and let functions know; other requests go on."""
+    def forewarn(self, reason: str) -> None:
+        """Close the WebSockets, and tell the workers that they will have to end; requests go on."""
         if self._pool is not None:
             self._pool.dismiss(reason)
             self._pool.forewarn(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -18,10 +19,15 @@ class Exchange:
     Attributes:
         status: what was sent; 0: nothing yet.
         code: the error's code, when the host answered for the function.
+        headers: of the response, once it has begun.
         accepted: a worker has begun with it.
+        quiet: it is not worth a line in the log.
     """
 
-    __slots__ = ("_send", "accepted", "began", "code", "function", "receive", "request_id", "scope", "status")
+    __slots__ = (
+        "_send", "accepted", "began", "code", "function", "headers", "quiet", "receive", "request_id",
+        "scope", "status",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.scope, self.receive, self._send = scope, receive, send
@@ -30,11 +36,20 @@ class Exchange:
         self.function = ""
         self.status = 0
         self.code = ""
-        self.accepted = False
+        self.accepted = self.quiet = False
+        self.headers: Iterable[tuple[bytes, bytes]] = ()
 
     @property
     def is_socket(self) -> bool:
         return bool(self.scope["type"] == "websocket")
+
+    @property
+    def is_event_stream(self) -> bool:
+        """The response is one of server-sent events."""
+        return any(
+            name == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self.headers
+        )
 
     @property
     def ms(self) -> float:
@@ -48,7 +63,7 @@ class Exchange:
             InvalidResponse: they cannot be sent.
         """
         kept = response_headers(status, headers)
-        self.status = status
+        self.status, self.headers = status, kept
         kept.append((requestid.HEADER, self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
 

@@ -146,10 +146,13 @@ class Feed:
         data = await self._next()
         if self._size <= KEPT or not self._is_accepted:
             self._kept.append(data)
-        with self._not_reading(stream):
-            for piece in _cut(data, last=not self.more):
-                stream.send(piece)
-                await stream.drain()
+        for piece in _cut(data, last=not self.more):
+            stream.send(piece)
+            if stream.lost:
+                raise ChannelClosed
+            if stream.congested:
+                with self._not_reading(stream):
+                    await stream.drain()
 
     @contextmanager
     def _not_reading(self, stream: ResponseStream) -> Iterator[None]:

@@ -18,6 +18,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
+from runtime.channel import LOOK_S, has_hung_up
 from runtime.errors import BadRequest, HeadersTooLarge, HeadTimeout, HostError, Overloaded, rule_of
 from runtime.gateway import requestid
 from runtime.gateway.client import CLIENT
@@ -29,7 +30,9 @@ from runtime.project.settings import Cors
 LINGER_S = 2.0
 """How long a refused client may take to read the answer before its connection is closed."""
 
-_LOOK_S = 0.2
+FLUSH_S = 10.0
+"""How long a client may take to read the rest of what has ended before its connection is reset."""
+
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux alone tells at once; elsewhere a reset does
 _REFUSED_AT_A_TIME = 32
 _NO_ROOM = "Too many clients are connected; try again shortly"
@@ -70,6 +73,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.on_leave: Callable[[], object] | None = None
         self._left = False
         self._look_timer: asyncio.TimerHandle | None = None
+        self._last_timer: asyncio.TimerHandle | None = None
 
     # --- what ASGI does not tell -----------------------------------------------------------
 
@@ -92,6 +96,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        for timer in (self._look_timer, self._last_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         self._left = True
         if self.on_leave is not None:
@@ -102,12 +109,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._look_timer = None
         if not self.flow.read_paused or self.transport.is_closing():
             return
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), _HUNG_UP)
-        if poll.poll(0):
+        if has_hung_up(self.transport.get_extra_info("socket").fileno(), _HUNG_UP):
             self.transport.abort()
         else:
-            self._look_timer = self.loop.call_later(_LOOK_S, self._look_for_the_end)
+            self._look_timer = self.loop.call_later(LOOK_S, self._look_for_the_end)
 
     def _open_head(self) -> None:
         self.head_since = self.loop.time()
@@ -175,7 +180,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.loose = 0
         super().on_body(body)
         if self.flow.read_paused and self._look_timer is None:
-            self._look_timer = self.loop.call_later(_LOOK_S, self._look_for_the_end)
+            self._look_timer = self.loop.call_later(LOOK_S, self._look_for_the_end)
 
     def on_message_complete(self) -> None:
         self.loose, self.in_body = 0, False
@@ -274,10 +279,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def _close(self, cycle: RequestResponseCycle) -> None:
         """The last answer of this connection was given, or broken off: that must be seen as such."""
-        if cycle.response_complete and self.in_body and not self.pipeline:
+        if self.in_body and not self.pipeline:
             self._linger()
         else:
             self.transport.close()
+        if not cycle.response_complete:  # what was said before it broke may be read, but not for ever
+            self._last_timer = self.loop.call_later(FLUSH_S, self.transport.abort)
 
     def _linger(self) -> None:
         """Close, but let a client that is still sending read its answer before.

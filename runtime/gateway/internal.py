@@ -70,6 +70,7 @@ class Internal:
     async def _send(self, exchange: Exchange, status: int, value: Any) -> None:
         content = msgspec.json.encode(value)
         headers = [*_JSON, (b"content-length", str(len(content)).encode())]
+        exchange.quiet = status == 200  # health checks and collectors ask every few seconds
         await exchange.start(status, headers)
         await exchange.body(content, False)
 

@@ -116,8 +116,7 @@ class Main:
         self._services = Services(
             self._forker, self._engine, self._logbook, project.settings.root, start.boot.temp
         )
-        # Behind a gateway of its own (`http://kong:8000`) a server does not know its address by itself.
-        self._registry = Registry(self._services, start.environ.get("SUPABASE_URL") or self._base)
+        self._registry = Registry(self._services, project.settings.url or self._base)
         self._registry.expect(project)
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
@@ -188,14 +187,17 @@ class Main:
             await self._registry.apply(self._project)
 
     async def _follow_files(self) -> None:
-        async for _ in project_saves(self._project.settings.root, self._static_places):
+        async for _ in project_saves(self._project.settings.root, self._static_places, self._warn):
             await self._reload()
+
+    def _warn(self, text: str) -> None:
+        self._logbook.tell(text, level="warning")
 
     def _static_places(self) -> dict[str, bool]:
         return static.places(self._project.functions.values())
 
     async def _follow_env_file(self, path: str) -> None:
-        async for _ in file_saves(path):
+        async for _ in file_saves(path, self._warn):
             await self._reload()
 
     async def _reload(self) -> None:
@@ -242,7 +244,7 @@ class Main:
     def _drain(self) -> None:
         self._gateway.draining = True
         self._logbook.tell("shutting down: finishing what is in flight")
-        self._registry.dismiss("termination")
+        self._registry.forewarn("termination")
         if self._server is not None:
             self._server.should_exit = True
 

@@ -6,8 +6,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
 
 from runtime.errors import BootError, Overloaded, ShuttingDown
 from runtime.gateway.deadlines import Deadlines
@@ -21,6 +21,7 @@ _LONGEST_WAIT_S = 30.0
 _FIRST_WAIT_S = 0.05
 _DOUBLINGS = 10  # more than enough for the longest wait
 _BOOT_ATTEMPTS = 3
+_GRACE_S = 1.0  # for ending, after the time that it may take to finish
 _AGAIN = "try again shortly"
 
 
@@ -54,15 +55,18 @@ class Pool:
         self._boots = 0  # workers on their way
         self._guests: set[Callable[[str], None]] = set()
         self._dismissed = False
+        self._parting = 0.0, ""  # how long workers may take to leave, and why they must
 
     # taking and giving back
 
     @property
     def queued(self) -> int:
+        """Requests that wait for a slot."""
         return len(self._queue)
 
     @property
     def in_flight(self) -> int:
+        """Requests and WebSockets that its workers have now."""
         return sum(worker.in_flight for worker in self.workers)
 
     def take(self) -> Worker | None:
@@ -202,7 +206,7 @@ class Pool:
         finally:
             self._boots -= 1
         if self.state == "draining":
-            worker.drain(0.0, "reload")
+            self._run(self._part_with([worker]))
             return
         self._failures, self.last_error, self.state, self.proven = 0, "", "ready", True
         self.workers.append(worker)
@@ -256,7 +260,10 @@ class Pool:
                 if self.workers and self.state == "ready":
                     self._spawn(self._backoff())
 
-        task = asyncio.get_running_loop().create_task(work())
+        self._run(work())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -281,6 +288,7 @@ class Pool:
             worker.kill()
 
     def meet_engine(self) -> None:
+        """A new engine is up: lead the workers to it."""
         for worker in self.workers:
             worker.meet_engine()
 
@@ -288,22 +296,25 @@ class Pool:
 
     async def close(self, seconds: float, reason: str) -> None:
         """Take no more requests; end every worker, after at most `seconds` for what it has."""
-        self.state = "draining"
+        self.state, self._parting = "draining", (seconds, reason)
         self.dismiss(reason)
         self._refuse_queue(ShuttingDown())
         for task in self._tasks:
             task.cancel()
-        workers = list(self.workers)
+        await self._part_with(list(self.workers))
+        if self._archive >= 0:
+            os.close(self._archive)
+
+    async def _part_with(self, workers: list[Worker]) -> None:
+        seconds, reason = self._parting
         for worker in workers:
             worker.drain(seconds, reason)
         try:
-            async with asyncio.timeout(seconds + 1.0):
+            async with asyncio.timeout(seconds + _GRACE_S):
                 await asyncio.gather(*(worker.gone() for worker in workers))
         except TimeoutError:
             for worker in workers:
                 worker.kill()
-        if self._archive >= 0:
-            os.close(self._archive)
 
     def _refuse_queue(self, error: BootError | ShuttingDown) -> None:
         while self._queue:

@@ -119,10 +119,10 @@ class Registry:
         """Wait until every deployment has booted or failed."""
         await asyncio.gather(*(deployment.settled.wait() for deployment in self.deployments))
 
-    def dismiss(self, reason: str) -> None:
-        """Close every WebSocket."""
+    def forewarn(self, reason: str) -> None:
+        """Close every WebSocket, and tell every function that it will have to end; requests go on."""
         for deployment in self.deployments:
-            deployment.dismiss(reason)
+            deployment.forewarn(reason)
 
     async def close(self, seconds: float, reason: str) -> None:
         """End every worker."""

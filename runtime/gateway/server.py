@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
 import socket
 from collections.abc import Generator
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from runtime.gateway.guard import LINGER_S, GuardedHttpProtocol
+from runtime.gateway.guard import GuardedHttpProtocol
+from runtime.gateway.socketprotocol import SocketProtocol
 from runtime.gateway.sockets import MAX_MESSAGE
 from runtime.project.settings import Settings
 
 _BACKLOG = 2048
 _OWN = 128
-_FLUSH_S = 10.0
 
 
 class Server(uvicorn.Server):
@@ -29,25 +26,6 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
-
-
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, without its own ways to end a WebSocket when the server stops (1012, or a bare 500).
-
-    The gateway closes each with a code and a reason, and the handshakes in flight are answered.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.close_timeout = LINGER_S
-
-    def shutdown(self) -> None:
-        """Leave it to the gateway."""
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        """All is said; a client that does not take it is given up."""
-        super().on_task_complete(task)
-        self.loop.call_later(_FLUSH_S, self.transport.abort)
 
 
 def make(app: ASGIApp, settings: Settings, protocol: type[GuardedHttpProtocol]) -> Server:

@@ -51,13 +51,10 @@ async def carry(
     again = False
     while True:
         pool, worker = await _turn(exchange, deployment)
+        head.generation = pool.generation.name
         try:
             stream = await connection(worker)
-            head.generation = pool.generation.name
-            try:
-                await _Socket(exchange, stream, subprotocol).run(head, pool)
-            finally:
-                stream.abort()
+            await _Socket(exchange, stream, subprotocol).run(head, pool)
             return
         except NotAccepted:
             pool.discard(worker)
@@ -103,30 +100,37 @@ class _Socket:
         self._open = self._denied = self._left = self._closed = False
         self._farewell = asyncio.timeout(None)
         self._parting = ""  # why the host closes it
+        self._listening: asyncio.Task[None] | None = None
         self._saying_so: asyncio.Task[None] | None = None
         self._denied_with = 0  # bytes
 
     async def run(self, head: frames.Head, pool: Pool) -> None:
-        pool.enter(self._part)
-        self._stream.begin(self._on_accepted)
-        self._stream.send(head)
-        self._listening = asyncio.get_running_loop().create_task(self._inbound())
+        """Carry it to its end, and with it the connection to the worker."""
         try:
+            pool.enter(self._part)
+            self._stream.begin(self._on_accepted)
+            self._stream.send(head)
+            self._listening = asyncio.get_running_loop().create_task(self._inbound())
             async with self._farewell:
                 await self._relay()
         except TimeoutError:
             pass  # it is closed, as far as whoever does not read or end can be told
         finally:
-            pool.leave(self._part)
-            self._listening.cancel()
-            if self._saying_so is not None:
-                self._saying_so.cancel()
+            self._end(pool)
+
+    def _end(self, pool: Pool) -> None:
+        pool.leave(self._part)
+        for task in (self._listening, self._saying_so):
+            if task is not None:
+                task.cancel()
+        self._stream.abort()
 
     def _part(self, reason: str) -> None:
         """Close it, since its worker leaves; a handshake that has begun is finished first."""
         self._parting = reason
         if self._open and not self._left:
-            self._listening.cancel()  # the function hears nothing after the end
+            if self._listening is not None:
+                self._listening.cancel()  # the function hears nothing after the end
             self._leave(*_PARTINGS[reason])
             # A client that does not read must not keep the others waiting.
             self._saying_so = asyncio.get_running_loop().create_task(self._say_goodbye(*_PARTINGS[reason]))

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from runtime.errors import ConfigError
-from runtime.project import static
 from runtime.project.config import PATH, Config, Declared
 from runtime.project.settings import Function
 
@@ -44,8 +43,7 @@ def find_functions(root: str, config: Config) -> tuple[dict[str, Function], list
     calling it tells what is missing.
 
     Raises:
-        ConfigError: two folders have the same name, an entry file lies outside its folder, or
-            static files lie outside the project.
+        ConfigError: two folders have the same name, or an entry file lies outside its folder.
     """
     notes: list[str] = []
     folders = list(_folders(root, config, notes))
@@ -142,7 +140,7 @@ def _doubled(folders: list[Folder]) -> ConfigError:
 
 def _function(folder: Folder, root: str, config: Config) -> Function:
     declared = config.functions.get(folder.name, Declared(limits=config.limits))
-    function = Function(
+    return Function(
         **declared.options
         | {
             "name": folder.name,
@@ -153,8 +151,6 @@ def _function(folder: Folder, root: str, config: Config) -> Function:
             "limits": declared.limits,
         }
     )
-    static.check(function, f"{config.file}: functions.{folder.name}.static_files")
-    return function
 
 
 def describe(path: str) -> str:

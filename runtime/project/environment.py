@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 
 import msgspec
 
-from runtime.errors import EnvFileError
+from runtime.errors import EnvFileError, UsageError
 from runtime.project.envfile import parse_env, without_reserved
-from runtime.project.settings import Function, Keys, Project
+from runtime.project.settings import MODEL_VARIABLE, NO_MODEL, Function, Keys, Project
 from runtime.project.textfile import read_text
 
 OWN_FILE = ".env"
@@ -20,16 +22,22 @@ PRIVILEGED = frozenset({DATABASE_URL, SERVICE_KEY, SECRET_KEYS})
 
 HANDED_ON = (
     DATABASE_URL,
-    *("AI_INFERENCE_API_HOST", "AI_INFERENCE_API_KEY", "AI_INFERENCE_API_MODE", "EMBEDDING_MODEL"),
+    *("AI_INFERENCE_API_HOST", "AI_INFERENCE_API_KEY", "AI_INFERENCE_API_MODE", MODEL_VARIABLE),
 )
 """Variables of the server itself that functions get too; they win over the env file.
 
 A container is configured by its environment: where the models are is known there, not in a
-file that came from somebody's own machine. Nothing else of the server's environment is passed on.
+file that came from somebody's own machine. Nothing else of the server's environment is passed
+on but its keys and `OWN_URL`.
 """
+
+OWN_URL = "SUPABASE_URL"
+"""Where functions find the project; a server behind a gateway does not know that by itself."""
 
 MAX_BYTES = 512 * 1024
 """Names and values of one function's environment; it travels in one message."""
+
+_URL = re.compile(r"https?://[^/\s]\S*")
 
 BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
 
@@ -46,7 +54,7 @@ def environment_of(project: Project, function: Function, *, url: str) -> dict[st
     Raises:
         EnvFileError: the function's own `.env` is wrong, or all together is too much.
     """
-    shared = project.environment | _privileged(project.keys)
+    shared = _variables(project) | _privileged(project.keys)
     if function.secrets is not None:
         shared = {name: value for name, value in shared.items() if name in function.secrets}
     own, _ = own_environment(function)
@@ -61,6 +69,34 @@ def environment_of(project: Project, function: Function, *, url: str) -> dict[st
     return whole
 
 
+def handed_on(environ: Mapping[str, str], project: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the server itself that go over those of the project.
+
+    That there is no model, as an image without one says, does not undo the choice of a project
+    that brings its own.
+    """
+    given = {name: environ[name] for name in HANDED_ON if environ.get(name)}
+    if given.get(MODEL_VARIABLE) == NO_MODEL and project.get(MODEL_VARIABLE):
+        del given[MODEL_VARIABLE]
+    return given
+
+
+def own_url(environ: Mapping[str, str]) -> str:
+    """Where functions find the project, as the server's environment says; empty: it says nothing.
+
+    Raises:
+        UsageError: it is no URL. The message does not show it: it may be a key in the wrong place.
+    """
+    url = environ.get(OWN_URL, "")
+    if url and not _URL.fullmatch(url):
+        raise UsageError(
+            "is no URL",
+            where=OWN_URL,
+            remedy="start it with http:// or https://, or unset it to have functions call this server",
+        )
+    return url
+
+
 def own_environment(function: Function) -> tuple[dict[str, str], list[str]]:
     """The variables of the function's own `.env`, if it has one, and notes about skipped names.
 
@@ -71,6 +107,15 @@ def own_environment(function: Function) -> tuple[dict[str, str], list[str]]:
     return without_reserved(parse_env(read_text(path, EnvFileError) or "", path), path)
 
 
+def _variables(project: Project) -> dict[str, str]:
+    """Without the word for "no model", which no session could be named with."""
+    return {
+        name: value
+        for name, value in project.environment.items()
+        if (name, value) != (MODEL_VARIABLE, NO_MODEL)
+    }
+
+
 def _privileged(keys: Keys) -> dict[str, str]:
     return _present({SERVICE_KEY: keys.service_role_key, SECRET_KEYS: _default(keys.secret)})
 
@@ -78,7 +123,7 @@ def _privileged(keys: Keys) -> dict[str, str]:
 def _public(keys: Keys, function: Function, url: str) -> dict[str, str]:
     return _present(
         {
-            "SUPABASE_URL": url,
+            OWN_URL: url,
             "SUPABASE_ANON_KEY": keys.anon_key,
             "SUPABASE_PUBLISHABLE_KEYS": _default(keys.publishable),
             "SUPABASE_FUNCTION_SLUG": function.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,7 +18,7 @@ from runtime.project import static
 from runtime.project.config import PATH, Config, read_config
 from runtime.project.discovery import find_functions
 from runtime.project.envfile import read_env_file, without_reserved
-from runtime.project.environment import HANDED_ON, PRIVILEGED, own_environment
+from runtime.project.environment import OWN_URL, PRIVILEGED, handed_on, own_environment, own_url
 from runtime.project.keys import load_keys
 from runtime.project.schema import Prefix
 from runtime.project.settings import AI, Function, Limits, Options, Project, Settings
@@ -69,7 +70,7 @@ def load(options: Options, environ: Mapping[str, str]) -> Project:
         ConfigError: `supabase/config.toml`, or two functions of the same name.
         EnvFileError: the env file of the project.
         KeysError: the signing secret or a key.
-        UsageError: a flag.
+        UsageError: a flag, `VERIFY_JWT` or `SUPABASE_URL`.
     """
     root = os.path.abspath(options.root)
     if not os.path.isdir(root):
@@ -78,24 +79,34 @@ def load(options: Options, environ: Mapping[str, str]) -> Project:
     settings = _settings(root, options, config, environ)
     environment, skipped = _environment(settings.env_file, config, environ)
     functions, ignored = find_functions(root, config)
+    notes = [
+        *config.notes,
+        *_notes(settings, environ),
+        *skipped,
+        *ignored,
+        *_own_notes(functions.values(), environment),
+        *_not_enforced(settings, functions.values()),
+    ]
     return Project(
         settings=settings,
         functions=functions,
         environment=environment,
         keys=load_keys(root, environ, loopback=is_loopback(settings.host)),
-        notes=tuple(
-            dict.fromkeys(
-                (
-                    *config.notes,
-                    *_open_to_all(environ),
-                    *skipped,
-                    *ignored,
-                    *_own_notes(functions.values(), environment),
-                    *_not_enforced(settings, functions.values()),
-                )
-            )
-        ),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _notes(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """What flags and the environment may have changed without its being noticed."""
+    notes = []
+    if settings.verify_jwt is False:
+        notes.append("every function answers without a key (VERIFY_JWT=false or --no-verify-jwt)")
+    if settings.url and not environ.get("JWT_SECRET"):
+        notes.append(
+            f"{OWN_URL} is set without JWT_SECRET: functions call the project at "
+            f"{urlsplit(settings.url).netloc.rpartition('@')[2]}; unset it to have them call this server"
+        )
+    return notes
 
 
 def _not_enforced(settings: Settings, functions: Iterable[Function]) -> list[str]:
@@ -140,7 +151,7 @@ def _settings(root: str, options: Options, config: Config, environ: Mapping[str,
     given = config.settings | {key: value for key, value in said.items() if value is not None}
     given["host"] = given.get("host", "127.0.0.1").strip("[]")
     given["ai"] = _with_absolute_store(root, given["ai"])
-    return Settings(**given, root=root, env_file=_env_file(root, options))
+    return Settings(**given, root=root, url=own_url(environ), env_file=_env_file(root, options))
 
 
 def _prefix(said: str | None) -> str | None:
@@ -158,12 +169,6 @@ def _verify_jwt(environ: Mapping[str, str]) -> bool | None:
     if said not in ("", "true", "false"):
         raise UsageError("is neither true nor false", where="VERIFY_JWT", remedy="set it to one of them")
     return False if said == "false" else None
-
-
-def _open_to_all(environ: Mapping[str, str]) -> list[str]:
-    return (
-        ["VERIFY_JWT is false: every function answers without a key"] if _verify_jwt(environ) is False else []
-    )
 
 
 def _with_absolute_store(root: str, ai: AI) -> AI:
@@ -189,8 +194,8 @@ def _environment(
     if env_file is not None:
         from_file, skipped = without_reserved(read_env_file(env_file), env_file)
         notes += skipped
-    handed_on = {name: environ[name] for name in HANDED_ON if environ.get(name)}
-    return configured | from_file | handed_on, notes
+    project = configured | from_file
+    return project | handed_on(environ, project), notes
 
 
 def _own_notes(functions: Iterable[Function], environment: Mapping[str, str]) -> list[str]:

@@ -15,6 +15,8 @@ import msgspec
 DEFAULT_MODEL = "gte-small"
 """What `ai.Session` is named with in Supabase's guides."""
 
+MODEL_VARIABLE = "EMBEDDING_MODEL"
+
 NO_MODEL = "none"
 """As `EMBEDDING_MODEL`: there is none, on purpose."""
 
@@ -184,6 +186,7 @@ class Settings(Setting, frozen=True, kw_only=True):
         inspector_port: kept for compatibility
         log_format: `"plain"` or `"json"`; `"auto"` is for people on a terminal
         verify_jwt: False: `--no-verify-jwt`, for every function.
+        url: where functions find the project, as `SUPABASE_URL` says; empty: this server.
         env_file: the file that was read; None: there is none.
     """
 
@@ -204,10 +207,15 @@ class Settings(Setting, frozen=True, kw_only=True):
     inspector_port: int = 8083
     log_format: LogFormat = "auto"
     verify_jwt: bool | None = None
+    url: str = ""
     env_file: str | None = None
     auth: Auth = Auth()
     cors: Cors = Cors()
     ai: AI = AI()
+
+    def needs_key(self, function: Function) -> bool:
+        """Whether a request to this function has to bring a key."""
+        return function.verify_jwt and self.verify_jwt is not False
 
 
 class Keys(Setting, frozen=True, kw_only=True):
@@ -256,7 +264,7 @@ class Project(Setting, frozen=True, kw_only=True):
         """The models to load at the start."""
         if self.settings.ai.preload is not None:
             return self.settings.ai.preload
-        name = self.environment.get("EMBEDDING_MODEL") or DEFAULT_MODEL
+        name = self.environment.get(MODEL_VARIABLE) or DEFAULT_MODEL
         return () if name == NO_MODEL else (name,)
 
     def __repr__(self) -> str:

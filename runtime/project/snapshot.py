@@ -13,7 +13,7 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -60,18 +60,20 @@ def take(function: Function) -> Snapshot:
     saves is taken.
 
     Raises:
-        ConfigError: together they are over 64 MB, a file cannot be read, or it never stands still.
+        ConfigError: together they are over 64 MB, a file cannot be read, it never stands still, or
+            static files lie outside the project.
     """
+    static.check(function)
     parent = os.path.dirname(function.directory)
     entrypoint = posixpath.join(function.name, function.entrypoint.replace(os.sep, "/"))
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_S)
-        before = _marks(function)
+        before, asked_for = _marks(function)
         files = _read_all(parent, before)
-        after = _marks(function)
+        after, _ = _marks(function)
         if files is not None and before == after:
-            files = _used(files, function)
+            files = _used(files, asked_for)
             return Snapshot(digest_of(files, entrypoint), parent, entrypoint, files)
     restless = sorted(path for path, _ in before.items() ^ after.items())
     raise ConfigError(
@@ -81,13 +83,16 @@ def take(function: Function) -> Snapshot:
     )
 
 
-def _used(files: dict[str, bytes], function: Function) -> dict[str, bytes]:
-    """Without `_shared`, if the function never names it: what it cannot use must not reload it."""
+def _used(files: dict[str, bytes], asked_for: Iterable[str]) -> dict[str, bytes]:
+    """Without `_shared`, if the function never names it: what it cannot use must not reload it.
+
+    Args:
+        asked_for: paths of its static files, which may lie there.
+    """
     own = {path: data for path, data in files.items() if not path.startswith(f"{SHARED}/")}
     if any(SHARED.encode() in data for data in own.values()):
         return files
-    asked_for = {path: files[path] for path, _ in _static(function) if path in files}
-    return own | asked_for
+    return own | {path: files[path] for path in asked_for}
 
 
 def digest_of(files: Mapping[str, bytes], entrypoint: str) -> str:
@@ -110,8 +115,8 @@ def archive(snapshot: Snapshot) -> bytes:
     return msgspec.msgpack.encode({path: snapshot.files[path] for path in sorted(snapshot.files)})
 
 
-def _marks(function: Function) -> dict[str, Mark]:
-    """Every file that belongs to the snapshot, with its mark.
+def _marks(function: Function) -> tuple[dict[str, Mark], list[str]]:
+    """Every file that belongs to the snapshot, with its mark; and which of them are static files.
 
     Raises:
         ConfigError: they are over the limit.
@@ -119,7 +124,7 @@ def _marks(function: Function) -> dict[str, Mark]:
     parent = os.path.dirname(function.directory)
     marks = dict(_walk(function.directory, function.name, function.entrypoint))
     marks |= dict(_walk(os.path.join(parent, SHARED), SHARED))
-    marks |= dict(_static(function))
+    marks |= (static_files := dict(_static(function)))
     if sum(mark[1] for mark in marks.values()) > MAX_BYTES:
         biggest = max(marks, key=lambda path: marks[path][1])
         raise ConfigError(
@@ -128,7 +133,7 @@ def _marks(function: Function) -> dict[str, Mark]:
             where=_place(parent, biggest),
             remedy="move data out of the function's folder, or give it a name that begins with a dot",
         )
-    return marks
+    return marks, list(static_files)
 
 
 def _static(function: Function) -> Iterator[tuple[str, Mark]]:

@@ -53,7 +53,7 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def check(function: Function, where: str) -> None:
+def check(function: Function) -> None:
     """Refuse patterns that can only match outside the project.
 
     Raises:
@@ -63,7 +63,7 @@ def check(function: Function, where: str) -> None:
         if not _candidates(function, text):
             raise ConfigError(
                 f'"{text}" lies outside the project {function.root}',
-                where=where,
+                where=f"{os.path.join(function.root, PATH)}: functions.{function.name}.static_files",
                 remedy="move the files into the project; a function gets nothing from outside",
             )
 
@@ -76,7 +76,7 @@ def find(function: Function) -> Found:
         files += matched
         place = f"{PATH}: functions.{function.name}.static_files"
         notes += [f"{place}: {path} is left out: {_LEADS_AWAY}" for path in refused]
-        if not matched and not refused:
+        if not matched and not refused and _candidates(function, text):  # else `check` says why
             notes.append(f'{place}: "{text}" matches no file (names that begin with a dot never count)')
     return Found(sorted(set(files)), notes)
 
@@ -87,7 +87,8 @@ def places(functions: Iterable[Function]) -> dict[str, bool]:
     for function in functions:
         for text in function.static_files:
             for pattern in _candidates(function, text):
-                found[pattern.start] = found.get(pattern.start, False) or pattern.goes_deep
+                if _stays_inside(pattern.start, function.root):
+                    found[pattern.start] = found.get(pattern.start, False) or pattern.goes_deep
     return found
 
 

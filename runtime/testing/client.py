@@ -14,6 +14,7 @@ import jwt
 import msgspec
 
 from runtime.errors import NotFound, UsageError
+from runtime.project.environment import HANDED_ON
 from runtime.project.keys import sign_role_key
 from runtime.project.load import find_root, load
 from runtime.project.settings import Options, Project
@@ -27,6 +28,7 @@ _SECRET = "the-signing-secret-of-functions-under-test"
 _TIMEOUT_S = 30.0
 _CLOSED = "the function does not run: use the client in a `with` block"
 _EXPIRES_AT = 4_102_444_800  # 2100-01-01
+_NOT_FOR_TESTS = frozenset(HANDED_ON) | {"VERIFY_JWT"}
 
 
 class _Addressed:
@@ -48,8 +50,8 @@ class FunctionClient(_Addressed, httpx2.Client):
     at the function: `client.get("/7")` is `/functions/v1/NAME/7`, and an absolute URL stays
     what it is. The function sees what it sees of the server: environment, headers, claims.
     It boots as the block begins, its hooks run, and as the block ends it is drained; its module is
-    there to be patched meanwhile. A client
-    leaves no trace: modules, environment and files of the function go with it.
+    there to be patched meanwhile. A client leaves no trace: modules, environment and files of the
+    function go with it.
 
     What the function raises is answered as the server answers it, and its traceback is in `log`
     and under the logger `runtime.testing`, which pytest shows for a failed test. What it prints
@@ -271,8 +273,12 @@ def _root(caller: Mapping[str, Any]) -> str:
 
 
 def _project(root: str, verify_jwt: bool) -> Project:
-    # A real project's keys and database are not for tests, unless a test hands them over with `env`.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
+    # What configures a real server is not for tests, unless a test hands it over with `env`.
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SUPABASE_") and name not in _NOT_FOR_TESTS
+    }
     options = Options(root=root, verify_jwt=None if verify_jwt else False)
     project = load(options, environ | {"JWT_SECRET": _SECRET})
     local = msgspec.structs.replace(project.settings, host="127.0.0.1")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 
 import msgspec
@@ -22,34 +21,19 @@ from runtime.gateway.auth import Authenticator
 from runtime.gateway.cors import CorsMiddleware
 from runtime.gateway.guard import guarded
 from runtime.gateway.internal import Internal
-from runtime.gateway.logbook import Logbook
 from runtime.gateway.registry import Registry
 from runtime.gateway.worker import Services
 from runtime.project.settings import Function, Project
 from runtime.testing import borrowed
+from runtime.testing.front import Front
 from runtime.testing.inside import Inside, NoEngine
+from runtime.testing.log import KeptLog
 from runtime.testing.session import FakeHost
 from runtime.worker.loader import ROOT
 
 _turn = threading.Lock()
 _CLIENT = ("127.0.0.1", 49152)
 _LAST_BREATH_S = 1.0
-
-
-class KeptLog(Logbook):
-    """Keeps the server's log, and shows it to `logging`, where test runners look."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        super().__init__("plain", self.lines.append)
-        self._logger = logging.getLogger("runtime.testing")
-
-    def tell(
-        self, message: str, *, level: str = "info", function: str = "", request_id: str = "", worker: int = 0
-    ) -> None:
-        """An event, or what the worker logged."""
-        super().tell(message, level=level, function=function, request_id=request_id, worker=worker)
-        self._logger.log(logging.getLevelName(level.upper()), "%s", message)
 
 
 class House:
@@ -146,6 +130,7 @@ class House:
 
     @property
     def running(self) -> bool:
+        """Whether it is between `start` and `stop`."""
         return self._done is not None
 
     def _emit(self, level: str, text: str, request_id: str) -> None:
@@ -179,7 +164,7 @@ class House:
         ready.set_result(None)
         await self._leave.wait()
         gateway.draining = True
-        registry.dismiss("termination")
+        registry.forewarn("termination")
         listener.close()
         await front.close(settings.shutdown_s)
         await registry.close(settings.shutdown_s, "termination")
@@ -199,27 +184,6 @@ class House:
 
     def _refused(self, status: int) -> None:
         self.log.tell(f"refused a request head with status {status}", level="warning")
-
-
-class Front:
-    """The HTTP server, without its own loop that looks around ten times a second."""
-
-    def __init__(self, own: server.Server) -> None:
-        self.server = own
-        own.config.load()
-
-    def protocol(self) -> asyncio.Protocol:
-        """One for each connection."""
-        make: Callable[..., asyncio.Protocol] = self.server.config.http_protocol_class
-        return make(config=self.server.config, server_state=self.server.server_state, app_state={})
-
-    async def close(self, seconds: float) -> None:
-        """End every connection, once it has the answer that is on its way."""
-        state = self.server.server_state
-        for connection in list(state.connections):
-            connection.shutdown()
-        if state.tasks:
-            await asyncio.wait(set(state.tasks), timeout=seconds)
 
 
 def _short() -> str | None:

@@ -12,6 +12,7 @@ from runtime.ai.llm.server import Server, checked_mode
 from runtime.ai.session import Session
 from runtime.frames import ModelCard
 from runtime.testing import vectors
+from runtime.testing.llm import ScriptedServer
 from runtime.testing.model import Call, FakeModel, Replies
 
 _DIMENSIONS, _MAX_TOKENS = 384, 512
@@ -100,6 +101,7 @@ class FakeHost(hosts.Host):
         self._every = sessions if isinstance(sessions, FakeSession) else None
         self._lenient = sessions is None
         self._closed = closed
+        self._servers: dict[FakeModel, ScriptedServer] = {}
         self.sessions = dict(sessions) if isinstance(sessions, Mapping) else {}
         cards = [
             ModelCard(name, fake.fake.dimensions, fake.fake.max_tokens)
@@ -117,6 +119,7 @@ class FakeHost(hosts.Host):
         return None if found is None else found.fake
 
     def find(self, model: str) -> str | None:
+        """The fake that embeds under this name; None: it is a language model's, or nobody's."""
         fake = self.fake(model)
         if fake is None or not fake.embeds or (self._lenient and not self._looks_local(model)):
             return None
@@ -136,14 +139,12 @@ class FakeHost(hosts.Host):
         fake = self.fake(model)
         if fake is None:
             return None
-        from runtime.testing.llm import ScriptedServer
-
         mode = mode or fake.mode
         environ: Mapping[str, str] = {} if self._closed else os.environ
         server = Server.find(environ, host, key, mode)
         if server is None:
             server = Server(_NOWHERE, mode or environ.get(_MODE) or "ollama", "AI_INFERENCE_API_HOST")
-        transport = ScriptedServer(fake)
+        transport = self._servers.setdefault(fake, ScriptedServer(fake))
         return Server(server.url, server.mode, server.source, server.authorization, server.secrets, transport)
 
 

@@ -43,7 +43,8 @@ def from_handler(handler: Handler, websocket: SocketHandler | None, most: int) -
         try:
             await (await _answer(call, request))(scope, receive, send)
         finally:
-            await request.close()  # the files of its form
+            if request._form is not None:
+                await request.close()  # the files in it
 
     return application
 

@@ -24,12 +24,18 @@ class _WholeParser(MultiPartParser):
         self._ended = True
 
     async def parse(self) -> FormData:
-        form = await super().parse()
+        try:
+            form = await super().parse()
+        except UnicodeError:  # of a charset like "undefined"
+            raise self._failure("Its charset cannot be used.") from None
         if not self._ended:
-            for file in self._files_to_close_on_error:
-                file.close()
-            raise MultiPartException("It breaks off before its end.")
+            raise self._failure("It breaks off before its end.")
         return form
+
+    def _failure(self, message: str) -> MultiPartException:
+        for file in self._files_to_close_on_error:
+            file.close()
+        return MultiPartException(message)
 
 
 async def parse(

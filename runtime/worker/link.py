@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Send
 from starlette.websockets import WebSocketDisconnect
 
 from runtime import frames
-from runtime.channel import Stream, has_hung_up
+from runtime.channel import LOOK_S, Stream, has_hung_up
 from runtime.context import Call, current
 from runtime.errors import ChannelClosed, FunctionsError, rule_of
 from runtime.marks import Marks
@@ -22,7 +22,6 @@ from runtime.worker.exchange import HttpExchange, SocketExchange, scope_of
 _decoder = msgspec.msgpack.Decoder(frames.RequestFrame)
 _UNEXPECTED = frames.Failure("WORKER_ERROR", "Function exited due to an error (please check the logs)")
 _LEFT = (ChannelClosed, ClientDisconnect, OSError)
-_LOOK_S = 0.2
 
 
 def _is_cancelled(task: Any, error: BaseException) -> bool:
@@ -69,7 +68,7 @@ class Link(Stream[frames.RequestFrame]):
         elif self._task is not None:  # else it is of a body whose request is answered
             super().arrived(frame, size)
             if self._paused and self._look is None:
-                self._look = self._loop.call_later(_LOOK_S, self._look_for_the_end)
+                self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
 
     def _look_for_the_end(self) -> None:
         """While nothing is read, the event loop does not notice that the gateway closed."""
@@ -79,7 +78,7 @@ class Link(Stream[frames.RequestFrame]):
         if has_hung_up(self._fd):
             self.abort()
         else:
-            self._look = self._loop.call_later(_LOOK_S, self._look_for_the_end)
+            self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -52,7 +52,9 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         entry: str,
         injected: dict[str, Any],
     ) -> None:
-        self._files, self._directory, self._home, self._name = files, directory, home, name
+        self._directory, self._home, self._name = directory, home, name
+        # Nothing else is imported, and other files may be large.
+        self._files = {path: data for path, data in files.items() if path.endswith(".py")}
         self._entry, self._injected = entry, injected
         self._folders = {
             "/".join(path.split("/")[:depth]) for path in files for depth in range(path.count("/") + 1)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from runtime.cli import health
+from runtime.project.settings import Settings
 from tests.cli.conftest import Run
 
 
@@ -89,6 +91,13 @@ def test_a_url_may_say_where_it_is(run: Run, project: Path, port: int, url: str)
 def test_a_url_that_is_none_is_not_healthy(run: Run, project: Path, url: str) -> None:
     outcome = run("health", "--url", url)
     assert (outcome.code, outcome.out) == (1, "")
+
+
+def test_the_port_is_the_server_s_own_where_the_project_names_none(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "ask", lambda url: (True, url))
+    assert run("health").out == f"http://127.0.0.1:{Settings(root='/').port}\n"
 
 
 def test_the_port_is_the_project_s_and_nothing_else_of_it_has_to_be_in_order(

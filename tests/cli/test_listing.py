@@ -21,6 +21,14 @@ def test_it_shows_each_function_on_one_line(run: Run, project: Path) -> None:
     assert "\t" not in outcome.out
 
 
+def test_where_all_are_open_none_is_said_to_need_a_key(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERIFY_JWT", "false")
+    assert run("list").out.split()[:3] == ["hello", "yes", "no"]
+    assert json.loads(run("list", "--json").out)[0]["verify_jwt"] is False
+
+
 def test_json_is_for_programs(run: Run, project: Path) -> None:
     assert json.loads(run("list", "--json").out) == [
         {

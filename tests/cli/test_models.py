@@ -299,6 +299,15 @@ def test_a_model_that_somebody_chose_is_not_replaced(
     assert path.read_text() == "EMBEDDING_MODEL=org/tiny\n"
 
 
+def test_an_environment_without_a_model_leaves_the_choice_to_the_env_file(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_MODEL", "none")
+    path = str(env_file(project, "EMBEDDING_MODEL=org/tiny\n"))
+    assert "the model org/tiny is not here" in run("models", "prepare", "--env-file", path).err
+    assert run("models", "prepare", "--env-file", str(env_file(project, "A=1\n"))) == (0, "", "")
+
+
 def test_a_hub_that_says_nothing_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
+import subprocess
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
@@ -91,6 +94,27 @@ def test_the_model_baked_in_is_the_one_that_needs_no_hub() -> None:
 
 def test_it_runs_as_a_user_by_number_who_is_not_root() -> None:
     assert re.fullmatch(r"[1-9]\d{4}:[1-9]\d{4}", of("USER", LAST)[-1])
+
+
+def test_one_line_alone_says_which_python_it_is() -> None:
+    assert not [found for found in ALL if found.name != "ARG" and re.search(r"python3\.\d", found.rest)]
+
+
+@pytest.mark.parametrize(("model", "copied"), [("", []), ("none", []), ("mine", ["model.onnx"])])
+def test_a_folder_of_the_context_is_copied_only_if_it_is_named(
+    tmp_path: Path, model: str, copied: list[str]
+) -> None:
+    (tmp_path / "context/mine").mkdir(parents=True)
+    (tmp_path / "context/mine/model.onnx").touch()
+    (run,) = [rest for rest in of("RUN") if rest.startswith("--mount=type=bind,target=/context ")]
+    script = re.sub(r"(?<![\w.}])/(context|folder)\b", rf"{tmp_path}/\1", run.split(" ", 1)[1])
+    subprocess.run(["sh", "-ec", script], env={"MODEL": model, "PATH": os.environ["PATH"]}, check=True)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == copied
+
+
+def test_its_health_check_is_one_that_docker_before_25_knows() -> None:
+    (check,) = of("HEALTHCHECK", LAST)
+    assert set(re.findall(r"--([\w-]+)=", check)) == {"interval", "timeout", "start-period", "retries"}
 
 
 def test_nothing_secret_has_a_value_in_the_image() -> None:

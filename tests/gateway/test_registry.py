@@ -190,6 +190,20 @@ async def test_a_new_function_whose_files_cannot_be_read_has_failed(
     await registry.close(0, "test")
 
 
+async def test_a_mistake_in_the_settings_of_one_function_stops_no_other(
+    house: House, tmp_path: Path, two: Project
+) -> None:
+    mistaken = await later(
+        tmp_path, {"supabase/config.toml": "[functions.other]\nstatic_files = ['/etc/*']\n"}
+    )
+    registry = await applied(house, mistaken)
+    states = {deployment.name: (deployment.state, deployment.failure) for deployment in registry.deployments}
+    assert states["hello"] == ("ready", "")
+    assert states["other"][0] == "failed"
+    assert '"/etc/*" lies outside the project' in states["other"][1]
+    await registry.close(0, "test")
+
+
 async def test_one_that_does_not_start_keeps_nobody_waiting(house: House, two: Project) -> None:
     def boot(worker: PlayedWorker) -> None:
         assert worker.boot is not None

@@ -355,7 +355,7 @@ async def test_a_worker_that_is_to_leave_closes_its_sockets_and_says_why(
     deployed = await deploy(house, serve)
     running = asyncio.create_task(client.carried(deployed))
     await until(lambda: client.sent)
-    deployed.dismiss(reason)
+    deployed.forewarn(reason)
     await running
     assert client.kinds == ["accept", "close"]
     assert client.sent[-1]["code"] == code
@@ -376,7 +376,7 @@ async def test_a_handshake_that_has_begun_is_finished_before_the_socket_is_close
     deployed = await deploy(house, serve)
     running = asyncio.create_task(client.carried(deployed))
     await until(lambda: house.workers[0].heads)
-    deployed.dismiss("reload")
+    deployed.forewarn("reload")
     await turns()
     assert client.sent == []
     go.set()
@@ -416,7 +416,7 @@ async def test_a_client_that_does_not_read_delays_nobody_and_hears_of_it_when_it
     client.reads = reads
     client.says("hi")
     await until(lambda: client.blocked)
-    deployed.dismiss("termination")
+    deployed.forewarn("termination")
     await until(lambda: len(house.workers[0].heads) == 2)  # the function has heard of it
     assert client.kinds == ["accept"]
     reads.set()
@@ -437,7 +437,7 @@ async def test_who_never_reads_is_given_up(
     for text in says:
         client.says(text)
         await until(lambda: client.blocked)
-    deployed.dismiss("termination")
+    deployed.forewarn("termination")
     await running
     assert client.kinds == ["accept"]
 
@@ -450,7 +450,7 @@ async def test_a_function_that_closes_in_the_same_moment_is_heard_first(house: H
     client.reads = asyncio.Event()
     client.says("stop")
     await until(lambda: client.blocked)
-    deployed.dismiss("reload")
+    deployed.forewarn("reload")
     client.reads.set()
     await running
     assert [message.get("code") for message in client.sent] == [None, 3000]

@@ -151,7 +151,7 @@ def test_every_key_of_ours_is_accepted_and_arrives(table: str, name: str, kind: 
 
 
 def test_every_setting_has_a_key_or_is_made_by_us() -> None:
-    made = {"root", "verify_jwt", "env_file", "auth", "cors", "ai", "project_id", "port"}
+    made = {"root", "verify_jwt", "url", "env_file", "auth", "cors", "ai", "project_id", "port"}
     assert set(Settings.__struct_fields__) == set(keys.EDGE_RUNTIME) | made
     assert set(Function.__struct_fields__) == set(keys.FUNCTION) | {
         "name",

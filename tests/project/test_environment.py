@@ -88,6 +88,18 @@ def test_nothing_of_the_hosts_environment_comes_through(
     assert environment(tmp_path) == ALWAYS | SHARED | PRIVILEGED
 
 
+def test_no_function_is_given_the_word_for_no_model(tmp_path: Path) -> None:
+    function = Function(name="hello", directory=str(tmp_path))
+    for model, seen in (("none", None), ("mine", "mine")):
+        project = Project(
+            settings=Settings(root="/"),
+            functions={"hello": function},
+            environment={"EMBEDDING_MODEL": model},
+            keys=KEYS,
+        )
+        assert environment_of(project, function, url="http://x").get("EMBEDDING_MODEL") == seen
+
+
 def test_a_broken_own_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvFileError) as error:
         environment(tmp_path, own="A=1\nhunter2\n")

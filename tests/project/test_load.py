@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtime.errors import EnvFileError, KeysError, UsageError
 from runtime.project.load import find_root, is_loopback, load
-from runtime.project.settings import Options, Project
+from runtime.project.settings import Function, Options, Project
 
 from .conftest import Write
 
@@ -233,12 +234,70 @@ def test_verify_jwt_in_the_environment_can_only_open_all_functions(
 ) -> None:
     project = open_project(write({}), {"VERIFY_JWT": said}, verify_jwt=flag)
     assert project.settings.verify_jwt is verify_jwt
-    assert any("VERIFY_JWT is false" in note for note in project.notes) is (said.lower() == "false")
+    said_so = [note for note in project.notes if "every function answers without a key" in note]
+    assert len(said_so) == (verify_jwt is False)
+    closed = Function(name="a", directory="/a", verify_jwt=True)
+    assert project.settings.needs_key(closed) is (verify_jwt is None)
+    assert not project.settings.needs_key(msgspec.structs.replace(closed, verify_jwt=False))
 
 
 def test_verify_jwt_is_true_or_false(write: Write) -> None:
     with pytest.raises(UsageError, match="VERIFY_JWT"):
         open_project(write({}), {"VERIFY_JWT": "no"})
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "given", "found", "preload"),
+    [
+        ("mine", "", "none", "mine", ("mine",)),
+        ("", "mine", "none", "mine", ("mine",)),
+        ("", "", "none", "none", ()),
+        ("none", "", "none", "none", ()),
+        ("none", "", "mine", "mine", ("mine",)),
+        ("none", "", "", "none", ()),
+        ("mine", "", "other", "other", ("other",)),
+    ],
+)
+def test_an_image_without_a_model_leaves_the_choice_to_the_project(
+    write: Write, file: str, config: str, given: str, found: str, preload: tuple[str, ...]
+) -> None:
+    root = write(
+        {
+            "supabase/functions/.env": f"EMBEDDING_MODEL={file}\n" if file else "",
+            "supabase/config.toml": f"[edge_runtime.secrets]\nEMBEDDING_MODEL = '{config}'\n"
+            if config
+            else "",
+        }
+    )
+    project = open_project(root, {"EMBEDDING_MODEL": given})
+    assert (project.environment["EMBEDDING_MODEL"], project.preload) == (found, preload)
+
+
+@pytest.mark.parametrize("url", ["http://kong:8000", "https://example.com/base", "http://[::1]:1"])
+def test_the_environment_may_say_where_functions_find_the_project(write: Write, url: str) -> None:
+    project = open_project(write({}), {"SUPABASE_URL": url})
+    assert (project.settings.url, project.notes) == (url, ())
+    assert open_project(write({})).settings.url == ""
+    assert open_project(write({}), {"SUPABASE_URL": ""}).settings.url == ""
+
+
+@pytest.mark.parametrize(
+    "url", ["kong:8000", "ftp://kong", "https:///", "http:///x", "sb_secret_x", "http://a b"]
+)
+def test_an_address_that_is_no_url_is_refused_and_not_shown(write: Write, url: str) -> None:
+    with pytest.raises(UsageError, match=r"^SUPABASE_URL: is no URL\n  → start it with http://") as error:
+        open_project(write({}), {"SUPABASE_URL": url})
+    assert url not in str(error.value)
+
+
+def test_an_address_without_the_secret_that_belongs_to_it_is_noted(write: Write) -> None:
+    """Such a shell was made for another project, whose functions these are not."""
+    given = {"SUPABASE_URL": "https://me:hunter2@abc.example.com:8000/base"}
+    (note,) = load(Options(root=str(write({}))), given).notes
+    assert (
+        "SUPABASE_URL is set without JWT_SECRET: functions call the project at abc.example.com:8000;" in note
+    )
+    assert open_project(write({}), given).notes == ()
 
 
 @pytest.mark.parametrize("prefix", ["", "/api", "/functions/v2"])

@@ -268,6 +268,18 @@ def test_keys_and_a_database_of_the_real_project_stay_out(
         assert "real project" not in client.get("/").text
 
 
+def test_what_the_shell_says_to_a_real_server_is_not_said_to_a_test(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("EMBEDDING_MODEL", "AI_INFERENCE_API_HOST", "AI_INFERENCE_API_KEY", "AI_INFERENCE_API_MODE")
+    for name in names:
+        monkeypatch.setenv(name, "what the shell says")
+    monkeypatch.setenv("VERIFY_JWT", "false")
+    with FunctionClient("variables", root=root) as client:
+        assert "what the shell says" not in client.get("/").text
+        assert client.get("/", headers={"authorization": ""}).status_code == 401
+
+
 def test_hooks_run_and_work_is_done_before_the_block_ends(root: Path) -> None:
     with FunctionClient("hooks", root=root) as client:
         assert client.post("/").status_code == 204

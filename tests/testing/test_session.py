@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from runtime import ai
+from runtime.ai.llm import client
 from runtime.testing import Call, FakeSession
+from runtime.testing.llm import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +166,20 @@ async def test_a_reply_that_is_none_is_refused() -> None:
 async def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ai.InvalidMode):
         FakeSession("mistral", replies=["a"], mode="neither")
+
+
+async def test_one_connection_pool_is_kept_for_a_model_and_closed_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[ScriptedServer] = []
+
+    async def aclose(server: ScriptedServer) -> None:
+        closed.append(server)
+
+    monkeypatch.setattr(ScriptedServer, "aclose", aclose)
+    session = FakeSession("mistral", replies=["a"])
+    for _ in range(3):
+        assert (await session.run("hi")).response == "a"
+    assert closed == []
+    await client.close()
+    assert len(closed) == 1

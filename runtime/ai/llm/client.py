@@ -26,7 +26,8 @@ _GRACE = 0.25  # seconds for the end of a body whose last event has come, to kee
 _ERROR_BODY = 8192
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=5)
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx2.AsyncClient]] = WeakKeyDictionary()
+_Clients = dict[bool | httpx2.AsyncBaseTransport, httpx2.AsyncClient]
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = WeakKeyDictionary()
 _closing: set[asyncio.Task[None]] = set()
 
 
@@ -160,16 +161,15 @@ async def close() -> None:
 
 
 def _client(server: Server) -> httpx2.AsyncClient:
-    """One per event loop, and one without the certificates that plain HTTP does not need."""
-    if server.transport is not None:
-        return httpx2.AsyncClient(transport=server.transport, trust_env=False)
+    """One per event loop and transport, and one without the certificates that plain HTTP does not need."""
     secure = server.url.startswith("https:")
+    kind = server.transport or secure
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    if secure not in clients:
-        clients[secure] = httpx2.AsyncClient(
-            verify=secure, trust_env=False, follow_redirects=False, limits=_LIMITS
+    if kind not in clients:
+        clients[kind] = httpx2.AsyncClient(
+            transport=server.transport, verify=secure, trust_env=False, follow_redirects=False, limits=_LIMITS
         )
-    return clients[secure]
+    return clients[kind]
 
 
 def _join(url: str, path: str) -> str:
