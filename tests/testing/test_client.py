@@ -130,17 +130,6 @@ def test_it_finds_the_project_of_the_test_that_calls_it(root: Path) -> None:
         assert client.post("/", json={"name": "you"}).is_success
 
 
-def test_a_client_starts_in_an_instant(root: Path) -> None:
-    """The best of a few: what else the machine does is not the client's."""
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        with FunctionClient("hello", root=root) as client:
-            client.post("/", json={"name": "Ada"})
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.1, took
-
-
 def test_what_a_function_leaves_is_gone_with_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST_SECRET", "not the function's")
     monkeypatch.syspath_prepend(str(root / "functions" / "state"))  # as pytest does with a test's folder
