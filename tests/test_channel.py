@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from runtime import frames
-from runtime.channel import Stream, open_stream
+from runtime.channel import Stream, has_hung_up, open_stream
 from runtime.door import socket_pair
 from runtime.errors import ChannelClosed, FrameError
 from runtime.framing import MAX_FRAME, pack
@@ -422,3 +422,26 @@ class TestStream:
         await until(lambda: len(taken) == 2)
         stream.abort()
         peer.close()
+
+
+# --- the other side's end -----------------------------------------------------------------
+
+
+def test_a_side_that_has_hung_up_is_noticed_though_nothing_was_read() -> None:
+    one, other = socket.socketpair()
+    with one:
+        with other:
+            other.sendall(b"unread")
+            assert not has_hung_up(one.fileno())
+        assert has_hung_up(one.fileno())
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="Linux alone tells")
+def test_a_side_that_only_stopped_sending_is_noticed_by_who_asks_for_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one, other = socket.create_connection(server.getsockname()), server.accept()[0]
+    with one, other:
+        assert not has_hung_up(one.fileno(), select.POLLRDHUP)
+        other.shutdown(socket.SHUT_WR)
+        assert not has_hung_up(one.fileno())
+        assert has_hung_up(one.fileno(), select.POLLRDHUP)

@@ -249,6 +249,22 @@ async def test_a_client_that_leaves_while_its_body_is_held_back_is_noticed(line:
     assert client.on_leave is None
 
 
+async def test_a_body_that_flows_is_passed_on_without_watching_the_connection(line: Line) -> None:
+    class Watched(Connected):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "on_leave" and value is not None:
+                raise AssertionError("its reader tells of the client's leaving")
+            super().__setattr__(name, value)
+
+    pieces = [bytes([number]) * PIECE for number in range(10)]
+    feed = Feed(scope(CHUNKED, Watched(whole=False)), Sender(*pieces).receive, 0)
+    feed.accepted()
+    stop = feed.begin(head(), line.stream)
+    await line.worker.receive()
+    assert await line.pieces() == pieces
+    stop()
+
+
 async def test_a_feed_that_was_given_up_leaves_the_clients_next_watcher_alone(line: Line) -> None:
     client, sender = Connected(whole=False), Sender(*[bytes(PIECE)] * 20)
     stop = Feed(scope(CHUNKED, client), sender.receive, 0).begin(head(), line.stream)

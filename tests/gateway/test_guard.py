@@ -50,6 +50,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
         kinds = {"/socket": self.socket, "/stream": self.stream, "/read-late": self.read_late}
+        kinds |= {"/break": self.breaks, "/break-large": self.breaks_large}
         await kinds.get(scope["path"], self.echo)(scope, receive, send)
 
     async def echo(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,6 +75,16 @@ class App:
         await send({"type": "http.response.body", "body": b"first", "more_body": True})
         await self.go_on.wait()
         await send({"type": "http.response.body", "body": b"last"})
+
+    async def breaks(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await self.go_on.wait()
+        await send({"type": "http.response.body", "body": b"last", "more_body": True})
+
+    async def breaks_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(20_000_000), "more_body": True})
 
     async def socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -508,6 +519,33 @@ async def test_a_client_that_leaves_is_told_to_the_application(server: House) ->
     await asyncio.wait_for(server.app.left.wait(), 1)
 
 
+# --- answers that break off -----------------------------------------------------------------
+
+
+async def test_what_was_said_before_an_answer_broke_off_is_read_though_the_body_was_not(
+    server: House,
+) -> None:
+    async with server.client() as client:
+        await client.send(POST.replace(b"/echo", b"/break") + b"Content-Length: 1000000\r\n\r\n")
+        await client.until(b"first\r\n")
+        await client.send(bytes(300_000))  # nobody reads it
+        server.app.go_on.set()
+        assert await client.rest() == b"4\r\nlast\r\n"  # and no reset, and no last chunk
+
+
+async def test_a_client_that_does_not_take_the_rest_of_a_broken_answer_is_given_up(
+    server: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "FLUSH_S", 0.05)
+    async with server.client() as client:
+        transport = client.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+        await client.send(GET.replace(b"/echo", b"/break-large"))
+        await eventually(lambda: server.app.scopes)
+        await eventually(lambda: not server.state.connections)
+
+
 # --- without a socket ----------------------------------------------------------------------
 
 
@@ -578,3 +616,13 @@ def test_requests_on_a_kept_connection_arm_no_timer() -> None:
         assert not bench.protocol.head_since
     finally:
         bench.close()
+
+
+def test_what_is_looked_for_on_a_connection_ends_with_it() -> None:
+    bench = Bench()
+    bench.feed(POST + b"Content-Length: 9999999\r\n\r\n" + bytes(100_000))
+    assert bench.protocol.flow.read_paused
+    look = bench.protocol._look_timer
+    assert look is not None
+    bench.close()
+    assert look.cancelled()

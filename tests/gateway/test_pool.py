@@ -627,3 +627,30 @@ async def test_a_worker_that_is_ready_after_closing_leaves_at_once(house: House)
     if house.workers[1].alive:
         house.workers[1].ready()
     await until(lambda: not house.living)
+
+
+async def test_a_worker_that_is_ready_only_after_closing_has_as_long_as_the_others(house: House) -> None:
+    house.on_boot = house.on_drain = lambda worker: None
+    pool = Pool(generation(), 3, house.services)
+    starting = asyncio.create_task(pool.start())
+    await until(lambda: house.workers and house.workers[0].boot)
+    await pool.close(5.0, "reload")
+    (late,) = house.workers
+    late.ready()
+    await until(lambda: late.drains)
+    assert late.drains == [frames.Drain(5.0, "reload")]
+    await starting
+    assert not pool.workers
+    assert late.alive
+
+
+async def test_a_worker_that_is_ready_only_after_closing_does_not_stay(house: House) -> None:
+    house.on_boot = house.on_drain = lambda worker: None
+    pool = Pool(generation(), 3, house.services)
+    starting = asyncio.create_task(pool.start())
+    await until(lambda: house.workers and house.workers[0].boot)
+    await pool.close(-0.95, "reload")
+    house.workers[0].ready()
+    await starting
+    await until(lambda: house.kills)
+    assert house.kills == [house.workers[0].pid]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watchfiles import Change
@@ -208,3 +209,113 @@ def test_only_what_matters_of_the_projects_own_folder_is_looked_at(tmp_path: Pat
     assert looked_at({str(tmp_path): True}) == {"functions", "terms.txt", "other"}
     assert looked_at({str(tmp_path / "other"): True, str(tmp_path / "nope"): True}) == {"functions", "other"}
     assert looked_at({str(tmp_path / "functions" / "a"): True}) == {"functions"}
+
+
+def test_a_link_to_itself_a_link_away_and_a_root_that_is_gone_are_not_watched(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    (root / "pages").mkdir(parents=True)
+    (root / "loop").symlink_to("loop")
+    (root / "away").symlink_to("/")
+    for deep in (False, True):
+        looked_at = reload._marks(str(root), {str(root): deep})
+        assert {Path(path).name for path in looked_at} == ({"pages"} if deep else set())
+    assert reload._marks(str(tmp_path / "gone"), {str(tmp_path / "gone"): True}) == {}
+
+
+async def test_a_link_to_itself_in_the_projects_folder_does_not_end_the_watching(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    async with watching(project_saves(str(tmp_path), lambda: {str(tmp_path): False})) as watch:
+        await saved(watch, tmp_path / "functions/a.py")
+
+
+# --- what the system does not let us watch ------------------------------------------------
+
+
+class Refusing:
+    """`awatch`, where some folders cannot be watched."""
+
+    def __init__(self, error: Exception, *folders: Path) -> None:
+        self.folders = {str(folder) for folder in folders}
+        self._error, self._awatch = error, reload.awatch
+
+    def __call__(self, *paths: str, **options: Any) -> AsyncIterator[set[tuple[Change, str]]]:
+        return self._refuse() if self.folders & set(paths) else self._awatch(*paths, **options)
+
+    async def _refuse(self) -> AsyncIterator[set[tuple[Change, str]]]:
+        for error in (self._error,):
+            raise error
+        yield set()
+
+
+NO_ROOM = "OS file watch limit reached."
+
+
+@pytest.mark.parametrize("error", [OSError(NO_ROOM), RuntimeError(NO_ROOM)])
+async def test_places_that_cannot_be_watched_are_told_of_once_and_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)
+    monkeypatch.setattr(reload, "awatch", Refusing(error, tmp_path / "large"))
+    for name in ("functions", "large", "small"):
+        (tmp_path / name).mkdir()
+    places, told = {str(tmp_path / "large"): True}, list[str]()
+    async with watching(project_saves(str(tmp_path), lambda: places, told.append)) as watch:
+        await saved(watch, tmp_path / "functions/a.py")
+        await saved(watch, tmp_path / "functions/b.py")
+        assert len(told) == 1
+        assert NO_ROOM in told[0]
+        places.clear()  # the mistake is mended
+        places[str(tmp_path / "small")] = True
+        await saved(watch, tmp_path / "functions/c.py")
+        await saved(watch, tmp_path / "small/logo.svg")
+    assert len(told) == 1
+
+
+async def test_where_nothing_can_be_watched_one_looks_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 10)
+    refusing = Refusing(OSError(NO_ROOM), tmp_path, tmp_path / "functions")
+    monkeypatch.setattr(reload, "awatch", refusing)
+    (tmp_path / "functions").mkdir()
+    told = list[str]()
+    async with watching(project_saves(str(tmp_path), tell=told.append)) as watch:
+        await until(lambda: len(watch.batches) >= 3)
+        assert told == [f"functions/ and supabase/ cannot be watched: {NO_ROOM}; {reload._INSTEAD}"]
+        refusing.folders.clear()
+        await saved(watch, tmp_path / "functions/a.py")
+
+
+async def test_a_file_elsewhere_that_cannot_be_watched_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 10)
+    path, told = tmp_path / "later" / "secrets.env", list[str]()
+    async with watching(file_saves(str(path), told.append)) as watch:
+        await until(lambda: len(watch.batches) >= 3)
+        assert len(told) == 1
+        assert str(path) in told[0]
+        path.parent.mkdir()
+        await saved(watch, path)
+
+
+async def test_a_folder_that_goes_in_the_moment_it_is_to_be_watched_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, awatch, told = tmp_path / "functions", reload.awatch, list[str]()
+    folder.mkdir()
+
+    def goes(*paths: str, **options: Any) -> AsyncIterator[set[tuple[Change, str]]]:
+        if str(folder) in paths:
+            folder.rmdir()
+            monkeypatch.setattr(reload, "awatch", awatch)
+        return awatch(*paths, **options)
+
+    monkeypatch.setattr(reload, "awatch", goes)
+    monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)
+    async with watching(project_saves(str(tmp_path), tell=told.append)) as watch:
+        await until(lambda: watch.batches)
+        folder.mkdir()
+        await saved(watch, folder / "a.py")
+    assert told == []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import ConfigError
-from runtime.project import snapshot
+from runtime.project import snapshot, static
 from runtime.project.settings import Function
 from runtime.project.snapshot import Snapshot, archive, digest_of, take
 
@@ -308,3 +308,20 @@ def test_test_files_are_no_part_of_a_snapshot(write: Write) -> None:
 def test_an_entry_file_is_taken_whatever_it_is_called(write: Write) -> None:
     root = write({"functions/hello/test_main.py": "a", "functions/hello/test_other.py": "b"})
     assert set(take(function_at(root, entrypoint="test_main.py")).files) == {"hello/test_main.py"}
+
+
+def test_static_patterns_are_walked_once_for_every_look(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write({"functions/hello/index.py": "", "functions/_shared/a.py": "", "page.html": ""})
+    walks, find = list[str](), static.find
+
+    def counted(function: Function) -> static.Found:
+        walks.append(function.name)
+        return find(function)
+
+    monkeypatch.setattr(static, "find", counted)
+    files = ("page.html", "functions/_shared/a.py")
+    asked = Function(name="hello", directory=f"{root}/functions/hello", root=str(root), static_files=files)
+    assert set(take(asked).files) == {"hello/index.py", "../page.html", "_shared/a.py"}
+    assert len(walks) == 2  # before and after the reading

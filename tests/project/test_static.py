@@ -145,6 +145,21 @@ def test_a_pattern_outside_the_project_is_a_mistake_that_names_it(write: Write, 
     assert pattern in str(failure.value)
 
 
+def test_a_pattern_outside_the_project_is_no_other_functions_trouble(write: Write) -> None:
+    config = {"supabase/config.toml": "[functions.hello]\nstatic_files = ['/etc/*']"}
+    project = load(Options(root=str(write(FILES | config | {"functions/other/index.py": ""}))), {})
+    assert take(project.functions["other"]).files
+    assert not [note for note in project.notes if "/etc" in note]
+
+
+def test_only_places_inside_the_project_are_watched(write: Write) -> None:
+    root = write({f"project/{name}": text for name, text in FILES.items()} | {"out/x.html": ""}) / "project"
+    (root / "away").symlink_to("../out")
+    (root / "near").symlink_to("assets")
+    found = static.places([function(root, "away/**/*.html", "near/*.html", ".git/*", "/etc/*")])
+    assert {path: deep for path, deep in found.items() if Path(path).is_dir()} == {f"{root}/near": False}
+
+
 def test_a_pattern_that_matches_nothing_is_a_note(write: Write) -> None:
     root = write(FILES | {"supabase/config.toml": "[functions.hello]\nstatic_files = ['*.nope', '.env']"})
     notes = [note for note in load(Options(root=str(root)), {}).notes if "static_files" in note]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from runtime.worker import files
 
 
@@ -38,3 +40,12 @@ def test_two_dots_inside_a_name_are_only_a_name(tmp_path: Path) -> None:
 def test_they_are_for_reading(tmp_path: Path) -> None:
     home = files.write({"hello/page.html": b"x"}, "/p/functions", str(tmp_path))
     assert Path(home, "hello/page.html").stat().st_mode & 0o777 == 0o400
+
+
+@pytest.mark.parametrize("path", ["../../../x.txt", "../x.txt/../../../y.txt"])
+def test_nothing_is_written_outside_the_workers_folder(tmp_path: Path, path: str) -> None:
+    folder = tmp_path / "a" / "worker"
+    folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="does not lie below the root of /p"):
+        files.write({"hello/page.html": b"", path: b"x"}, "/p", str(folder))
+    assert not [found for found in tmp_path.rglob("*.txt")]

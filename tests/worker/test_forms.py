@@ -109,6 +109,14 @@ async def test_a_form_that_cannot_be_read_is_the_clients_mistake(
     assert rule_of(failure.value).status == 400
 
 
+@pytest.mark.parametrize("charset", ["undefined", "UNDEFINED"])
+async def test_a_charset_that_text_cannot_have_is_the_clients_mistake(charset: str) -> None:
+    kind = f"multipart/form-data; boundary=edge; charset={charset}".encode()
+    body = field("f", b"1", "x") + field("a", b"\xff" * 100) + END
+    with pytest.raises(InvalidForm, match="The form cannot be read: Its charset cannot be used"):
+        await request(body, [(b"content-type", kind)]).form()
+
+
 async def test_the_limits_are_the_handlers_choice() -> None:
     body = field("a", b"x" * 2_000_000) + field("f", b"1", "x") + END
     form = await request(body, MULTIPART).form(max_part_size=3_000_000, max_files=1, max_fields=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.worker.loader import traceback_of
+from runtime.worker.loader import SnapshotFinder, traceback_of
 
 # Loads the function `name` from the files on standard input and prints what its `result` is.
 LOAD = """
@@ -293,3 +294,16 @@ def result():
         "/written/hello/views/pages",
         "/written/hello/views/x",
     ]
+
+
+def test_files_that_are_no_modules_are_not_kept_in_memory() -> None:
+    module, page = b"VALUE = 1", bytes(1000)
+    finder = SnapshotFinder(
+        {"hello/index.py": module, "hello/assets/page": page}, "/p", "/p", "hello", "", {}
+    )
+    assert any(found is module for found in gc.get_referents(*gc.get_referents(finder)))
+    held = gc.get_referents(finder, *gc.get_referents(finder), *gc.get_referents(*gc.get_referents(finder)))
+    assert not any(found is page for found in held)
+    spec = finder.find_spec("_function.hello.assets")  # its folder is a package all the same
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
