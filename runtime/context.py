@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -38,9 +38,14 @@ def wait_until(awaitable: Awaitable[T]) -> asyncio.Task[T]:
     function's wall-clock limit has passed); a failure is logged with the request's id.
 
     Raises:
-        RuntimeError: called outside a request.
+        RuntimeError: called outside a request, such as in `startup` or `before_unload`.
     """
     call = current.get()
     if call is None:
-        raise RuntimeError("wait_until works inside a request: call it from your handler")
+        if isinstance(awaitable, Coroutine):
+            awaitable.close()  # else Python warns that nobody awaited it
+        raise RuntimeError(
+            "wait_until works inside a request: call it from your handler; in startup use "
+            "asyncio.create_task, and in before_unload await the work itself"
+        )
     return call.keep(awaitable)

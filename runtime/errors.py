@@ -7,7 +7,7 @@
     │   ├── KeysError              the signing secret, a key, a JWKS
     │   └── FunctionNameError      `functions new`
     ├── StartError                 could not start (exit 3): port taken, model broken …
-    │   └── HubError               the model hub did not give what was asked for
+    │   └── HubError               the model hub did not give what was asked for (HubRefused)
     ├── HostError                  answered by the gateway instead of the function
     │   ├── NotFound, Unauthorized …, BootError, WorkerError, InvalidResponse
     │   ├── WorkerLimit, IdleTimeout, PayloadTooLarge, HeadersTooLarge, HeadTimeout
@@ -86,6 +86,10 @@ class StartError(UsageError):
 
 class HubError(StartError):
     """The model hub did not give what was asked for."""
+
+
+class HubRefused(HubError):
+    """The model hub does not give it to whoever asks, now or later."""
 
 
 # --- answered by the host ------------------------------------------------------------------

@@ -8,7 +8,7 @@ understand each other during an upgrade. `PROTOCOL` changes when that is impossi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -149,6 +149,12 @@ class Ready(Frame, tag="RD", frozen=True):
 
     boot_ms: float
     threaded: bool = False
+
+
+class Loading(Frame, tag="LD", frozen=True):
+    """Worker → gateway: this part of loading the function begins."""
+
+    part: Literal["import", "startup", "lifespan"] = "import"
 
 
 class BootFailed(Frame, tag="BF", frozen=True):
@@ -363,7 +369,7 @@ class Stopped(Frame, tag="ST", frozen=True):
 RequestFrame = Head | Body | SocketMessage | SocketClose
 ResponseFrame = Accepted | Start | Body | Failure | SocketAccept | SocketMessage | SocketClose
 ControlFrame = Boot | Connect | EngineAt | Unload | Drain
-WorkerFrame = Ready | BootFailed | Drained
+WorkerFrame = Loading | Ready | BootFailed | Drained
 EngineCall = Embed | Cancel | Warm
 EngineAnswer = Vectors | Embedded | Refused
 EngineControl = EngineBoot | Connect | Drain

@@ -164,6 +164,23 @@ class Server:
         headers = {"authorization": f"Bearer {self.token()}"}
         return httpx2.Client(base_url=self.functions, headers=headers, timeout=30.0, **options)
 
+    # editing its project
+
+    def save(self, path: str, text: str) -> None:
+        """Replace a file of the project as editors do: write another beside it and rename."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f"{target.name}.tmp")
+        beside.write_text(text)
+        beside.replace(target)
+
+    def save_until(self, path: str, text: str, probe: Callable[[], object]) -> None:
+        """Save a file, and wait until `probe` sees it served."""
+        self.save(path, text)
+        eventually(probe, f"what was saved in {path}; the log:\n{self.log}")
+
+    # its end
+
     def stop(self, number: int = signal.SIGTERM, seconds: float = 20.0) -> int:
         """Send a signal and wait for the end; the exit status."""
         if self.process.poll() is None:

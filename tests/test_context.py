@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable
 from typing import Any
 
@@ -33,9 +34,9 @@ async def test_work_is_kept_by_the_worker_of_the_request() -> None:
 
 async def test_outside_a_request_there_is_nobody_to_keep_it() -> None:
     awaitable = work()
-    with pytest.raises(RuntimeError, match="call it from your handler"):
+    with pytest.raises(RuntimeError, match=r"from your handler; in startup use asyncio\.create_task"):
         wait_until(awaitable)
-    awaitable.close()
+    assert inspect.getcoroutinestate(awaitable) == inspect.CORO_CLOSED
 
 
 async def test_each_task_has_its_own_request() -> None:

@@ -36,6 +36,8 @@ def value_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.tuples(*map(value_of, arguments))
     if origin is dict:
         return st.dictionaries(value_of(arguments[0]), value_of(arguments[1]), max_size=4)
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
     if arguments:
         return st.one_of(*map(value_of, arguments))
     return _SCALARS[kind]

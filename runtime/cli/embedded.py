@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import difflib
+import io
+import os
+import shutil
+import tempfile
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from runtime.errors import ModelNotFound
+from dotenv.parser import parse_stream
+
+from runtime.errors import EnvFileError, ModelNotFound
 
 if TYPE_CHECKING:
+    from dotenv.parser import Binding
+
     from runtime.engine.models.store import Store
 
 VARIABLE = "EMBEDDING_MODEL"
 
 _CONNECT_SECONDS = 3.0
-_LINE = re.compile(rf"^([ \t]*(?:export[ \t]+)?{VARIABLE}[ \t]*=)[^\r\n]*", re.MULTILINE)
 
 
 class Choice(NamedTuple):
@@ -49,6 +57,11 @@ def choose(store: Store, wanted: str) -> Choice:
     return Choice(pull=_is_repository(store, wanted))
 
 
+def meant(store: Store, name: str) -> str:
+    """The model of the catalogue that a name is nearly that of; empty: none."""
+    return next(iter(difflib.get_close_matches(name, store.catalogue, 1, 0.8)), "")
+
+
 def _is_repository(store: Store, name: str) -> bool:
     """Paths are loaded from where they are, and other names are those of an LLM server."""
     try:
@@ -80,11 +93,46 @@ def variable(path: str) -> str:
 
 
 def replace_variable(path: str, model: str) -> None:
-    """Have an env file name another model; every other byte of it stays.
+    """Have an env file name another model; every other byte of it stays, and so do its owner and mode.
 
     Raises:
+        EnvFileError: the model is written there in a way that cannot be replaced.
         OSError: it cannot be written.
     """
-    file = Path(path)
-    text = file.read_bytes().decode()
-    file.write_bytes(_LINE.sub(rf"\g<1>{model}", text).encode())
+    from runtime.project.envfile import parse_env
+
+    content = Path(path).read_bytes()
+    text = content.decode("utf-8-sig")
+    wanted = parse_env(text, path) | {VARIABLE: model}
+    changed = "".join(_renamed(binding, model) for binding in parse_stream(io.StringIO(text, newline="")))
+    if parse_env(changed, path) != wanted:
+        raise EnvFileError(f"{VARIABLE} cannot be changed there", where=path)
+    mark = BOM_UTF8 if content.startswith(BOM_UTF8) else b""
+    _write(os.path.realpath(path), mark + changed.encode())
+
+
+def _renamed(binding: Binding, model: str) -> str:
+    """The statement as it was written, with the model instead of its value."""
+    written = binding.original.string
+    if binding.key != VARIABLE or binding.value is None:
+        return written
+    name, equals, rest = written.partition("=")
+    return name + equals + rest.replace(binding.value, model, 1)
+
+
+def _write(path: str, content: bytes) -> None:
+    """All of it, or nothing: on a full disk the old content stays."""
+    facts = os.stat(path)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, temporary)
+        if (facts.st_uid, facts.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(temporary, facts.st_uid, facts.st_gid)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -7,6 +7,7 @@ import os
 import click
 
 from runtime.cli.root import root_option, root_or_here
+from runtime.errors import UsageError
 
 UNHEALTHY = 1
 _TIMEOUT_S = 3.0
@@ -29,9 +30,19 @@ def command(port: int | None, url: str | None, root: str | None) -> int:
       functions health
       functions health --port 9000
     """
+    _check(url)
     ready, line = ask(url or f"http://127.0.0.1:{port or _port_of(root)}")
     click.echo(line, err=not ready)
     return 0 if ready else UNHEALTHY
+
+
+def _check(url: str | None) -> None:
+    """Raises UsageError for a URL of another protocol."""
+    scheme, found, rest = (url or "").partition("://")
+    if found and scheme.lower() not in ("http", "https"):
+        raise UsageError(
+            f"{url} is no http:// or https:// URL", where="--url", remedy=f"is it http://{rest} ?"
+        )
 
 
 def ask(url: str) -> tuple[bool, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from runtime.cli import output
-from runtime.cli.pulling import prepare_model, pull_model
+from runtime.cli.pulling import PATHS, absolute, prepare_model, pull_model
 from runtime.cli.root import root_option
 from runtime.cli.stores import open_store
 from runtime.errors import ModelNotFound, UsageError
@@ -110,9 +112,7 @@ def verify_models(names: tuple[str, ...], root: str | None) -> int:
     damaged = [card for card in cards if not intact(store, card)]
     unreadable = [] if names else nameless(store)
     for folder in unreadable:
-        output.error(
-            f"{folder} has no card that can be read\n  → delete the folder, and pull its model again"
-        )
+        output.error(f"{folder} {why_nameless(folder)}")
     return 1 if damaged or unreadable else 0
 
 
@@ -123,14 +123,18 @@ def verify_models(names: tuple[str, ...], root: str | None) -> int:
 def remove_model(name: str, yes: bool, root: str | None) -> None:
     """Delete the model NAME from this machine, and what an unfinished pull left of it.
 
+    For a folder, ./FOLDER, it is what the store has made of it; the folder itself stays.
+
     \b
     Examples:
       functions models remove gte-small
       functions models remove gte-small --yes
+      functions models remove ./my-model
     """
     from runtime.engine.models.remove import removable, remove
 
     store = open_store(root)
+    name = absolute(name) if name.startswith(PATHS) else name
     folders = removable(store, name)
     if not folders:
         raise UsageError(
@@ -142,7 +146,7 @@ def remove_model(name: str, yes: bool, root: str | None) -> None:
         size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
         click.confirm(f"Delete {name} ({size / 1e6:.1f} MB) from {store.models_dir}?", abort=True, err=True)
     remove(store, name)
-    click.echo(f"Removed {name}")
+    click.echo(f"Removed {name}" + (f" from {store.models_dir}" if os.path.isabs(name) else ""))
 
 
 def find(store: Store, name: str, *, or_known: bool = False) -> Card:
@@ -182,23 +186,40 @@ def repair(store: Store, card: Card) -> str:
     kind, _, place = card.source.partition(" ")
     again = f"functions models prepare {card.name}"
     if kind == "hub":
-        known = store.catalogue.get(card.name)
-        usual = (known.source.file,) if known else (*GRAPHS, WEIGHTS)
-        again = f"functions models pull {card.name if known else place}"
-        again += f" --name {card.name}" if not known and card.name != place else ""
+        known = {name: entry for name, entry in store.catalogue.items() if str(entry.source) == card.source}
+        what = place if card.name == place else next(iter(known), place)
+        usual = (known[what].source.file,) if what in known else (*GRAPHS, WEIGHTS)
+        again = f"functions models pull {what}" + (f" --name {card.name}" if card.name != what else "")
         return again + (f" --file {card.weights}" if card.weights not in usual else "")
     if kind == "folder":
         again = f"functions models pull {place} --name {card.name}"
     return f"functions models remove {card.name}, then {again}"
 
 
-def nameless(store: Store) -> list[str]:
-    """Folders of the store in which no model is found."""
+def nameless(store: Store) -> list[Path]:
+    """Folders of the store that could be a model's, and in which none is found."""
     if not store.models_dir.is_dir():
         return []
     named = {store.folder(card.name) for card in store.cards() if card.prepared}
-    folders = (path for path in store.models_dir.iterdir() if path.is_dir() and path.name[0] != ".")
-    return sorted(str(path) for path in folders if path not in named)
+    folders = (path for path in store.models_dir.iterdir() if path.is_dir() and store.is_for_model(path))
+    return sorted(path for path in folders if path not in named)
+
+
+def why_nameless(folder: Path) -> str:
+    """What is wrong with the card of such a folder, and what to do."""
+    from runtime.engine.models.card import CARD, FORMAT, read_json
+    from runtime.errors import StartError
+
+    again = "functions models pull (or prepare) does it again"
+    try:
+        card = read_json(folder / CARD)
+    except StartError:
+        return f"has no card that can be read\n  → delete the folder; {again}"
+    if card.get("format", FORMAT) != FORMAT:
+        return f"was prepared by another version of this program\n  → {again}"
+    if isinstance(name := card.get("name"), str) and name.isprintable():
+        return f"has the card of a model {name}, or a wrong one\n  → delete or rename the folder; {again}"
+    return f"has a card that makes no sense\n  → delete the folder; {again}"
 
 
 def absent(store: Store, name: str) -> Card:

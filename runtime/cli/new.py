@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +67,7 @@ def command(name: str, template: str, no_verify_jwt: bool, root: str | None) -> 
     base = Path(root_or_here(root))
     keyless = no_verify_jwt or template in KEYLESS
     path = create(base, name, verify_jwt=not keyless, template=template)
-    for written in (path, path.with_name(test_file(name))):
+    for written in sorted(path.parent.iterdir()):
         click.echo(f"Created {os.path.relpath(written)}")
     if keyless:
         click.echo(f"Everybody may call it: see [functions.{name}] in supabase/config.toml")
@@ -97,7 +98,7 @@ def create(base: Path, name: str, *, verify_jwt: bool, template: str = "handler"
     directory.mkdir(parents=True)
     path = directory / "index.py"
     path.write_text(index_source(name, verify_jwt, template), encoding="utf-8")
-    path.with_name(test_file(name)).write_text(source_of_test(name, template), encoding="utf-8")
+    path.with_name(_test_file(directory)).write_text(source_of_test(name, template), encoding="utf-8")
     if config is not None:
         config_path = _config_path(base)
         config_path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +106,12 @@ def create(base: Path, name: str, *, verify_jwt: bool, template: str = "handler"
     return path
 
 
-def test_file(name: str) -> str:
-    """What a function's test is called: a module's name, so that pytest can import it."""
-    return f"test_{name.replace('-', '_')}.py"
+def _test_file(directory: Path) -> str:
+    """What a function's test is called: a module's name, of which pytest imports only one of each."""
+    stem = f"test_{directory.name.replace('-', '_')}"
+    taken = {path.name for path in directory.parent.glob(f"*/{stem}*.py")}
+    names = itertools.chain([f"{stem}.py"], (f"{stem}_{number}.py" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def functions_folder(base: Path) -> Path:

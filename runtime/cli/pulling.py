@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,13 @@ import click
 from runtime.cli import output
 from runtime.cli.root import root_option, root_or_here
 from runtime.cli.stores import open_store
-from runtime.errors import HubError, ModelNotFound, UsageError
+from runtime.errors import EnvFileError, HubError, HubRefused, ModelNotFound, UsageError
 
 if TYPE_CHECKING:
     from runtime.engine.models.card import Card
     from runtime.engine.models.store import Store
 
-_PATHS = ("/", "./", "../", "~")
+PATHS = ("/", "./", "../", "~")
 _ENV_FILE = "supabase/functions/.env"
 
 
@@ -51,7 +52,7 @@ def pull_model(model: str, revision: str, name: str, file: str, retries: int, ro
       functions models pull ./my-model --name my-model
     """
     store = open_store(root)
-    if model.startswith(_PATHS) or model in {".", ".."}:
+    if model.startswith(PATHS) or model in {".", ".."}:
         if revision:
             raise UsageError("A folder has no revisions", remedy="leave --revision away")
         card = from_folder(store, model, name, file)
@@ -65,12 +66,17 @@ def from_folder(store: Store, folder: str, name: str, file: str) -> Card:
     from runtime.cli.progress import shown
     from runtime.engine.models.pull import pull_folder
 
-    path = Path(os.path.abspath(os.path.expanduser(folder)))
+    path = Path(absolute(folder))
     try:
         with shown() as progress:
             return pull_folder(path, name or path.name, store, progress, file)
     except ModelNotFound as error:
         raise UsageError(error.message) from error
+
+
+def absolute(folder: str) -> str:
+    """The path of a folder that somebody typed."""
+    return os.path.abspath(os.path.expanduser(folder))
 
 
 def from_hub(store: Store, what: str, revision: str, name: str, file: str, retries: int = 4) -> Card:
@@ -80,20 +86,26 @@ def from_hub(store: Store, what: str, revision: str, name: str, file: str, retri
     from runtime.engine.models.pull import order, pull, pull_package
 
     wanted = order(store, what, revision=revision, name=name, file=file)
-    with resumable(what), shown() as progress:
+    wishes = {"--revision": revision, "--name": name, "--file": file}
+    command = [what, *(word for wish in wishes.items() if wish[1] for word in wish)]
+    with resumable(command), shown() as progress:
         if wanted is None:
             return pull_package(what, store, progress)
         return pull(wanted, store, progress, output.note, Patience(attempts=retries + 1))
 
 
 @contextmanager
-def resumable(what: str) -> Iterator[None]:
-    """Say, after Ctrl-C, that nothing is lost."""
+def resumable(arguments: Sequence[str]) -> Iterator[None]:
+    """Say, after Ctrl-C, that nothing is lost.
+
+    Args:
+        arguments: of the pull.
+    """
     try:
         yield
     except KeyboardInterrupt:
         click.echo(err=True)
-        output.note(f"stopped; `functions models pull {what}` goes on where it was")
+        output.note(f"stopped; `functions models pull {shlex.join(arguments)}` goes on where it was")
         raise
 
 
@@ -118,7 +130,7 @@ def prepare_model(name: str | None, env_file: str | None, root: str | None) -> N
       functions models prepare all-minilm-l6-v2
       functions models prepare --env-file supabase/functions/.env
     """
-    from runtime.cli.embedded import VARIABLE, choose, variable
+    from runtime.cli.embedded import VARIABLE, choose, meant, variable
     from runtime.project.environment import handed_on
 
     store = open_store(root)
@@ -134,6 +146,8 @@ def prepare_model(name: str | None, env_file: str | None, root: str | None) -> N
         pull_or_replace(store, wanted, "" if given else path)
     elif choice.prepare:
         make_ready(store, choice.prepare)
+    elif other := meant(store, wanted):
+        output.note(f"{VARIABLE}={wanted} is taken for a model of the LLM server; is {other} meant?")
 
 
 def make_ready(store: Store, name: str) -> None:
@@ -152,30 +166,48 @@ def make_ready(store: Store, name: str) -> None:
 
 
 def pull_or_replace(store: Store, wanted: str, env_file: str) -> None:
-    """Pull the model that is wanted; where that fails, the embedded one replaces the default.
+    """Pull the model that is wanted; where no hub will give it, the embedded one replaces the default.
+
+    A trouble that may pass changes no choice.
 
     Args:
         env_file: where its name stands; empty: in the environment, which nobody changes.
     """
-    from runtime.cli.embedded import reason_not_to_pull, replace_variable
-    from runtime.engine.models.catalogue import EMBEDDED
+    from runtime.cli.embedded import reason_not_to_pull
     from runtime.project.settings import DEFAULT_MODEL
 
-    reason = reason_not_to_pull()
+    reason, may_pass = reason_not_to_pull(), False
     if not reason:
         try:
             card = from_hub(store, wanted, "", "", "")
             click.echo(f"Model {card.name} is ready in {card.folder}")
             return
         except HubError as error:
-            reason = error.message
-    if wanted != DEFAULT_MODEL or not env_file:
+            reason, may_pass = error.message, not isinstance(error, HubRefused)
+    if may_pass:
+        again = f"functions models pull {wanted}"
+        output.note(f"the model {wanted} is not here and could not be pulled: {reason}\n  run again: {again}")
+    elif wanted != DEFAULT_MODEL or not env_file:
         # Somebody chose it: vectors of another model would not fit to those that they have.
         output.note(f"the model {wanted} is not here and cannot be pulled: {reason}")
-        return
+    else:
+        take_embedded(store, wanted, env_file, reason)
+
+
+def take_embedded(store: Store, wanted: str, env_file: str, reason: str) -> None:
+    """Have the embedded model ready, and the env file name it instead of the one that is wanted."""
+    from runtime.cli.embedded import VARIABLE, replace_variable
+    from runtime.engine.models.catalogue import EMBEDDED
+
     make_ready(store, EMBEDDED)
-    replace_variable(env_file, EMBEDDED)
-    output.note(
-        f"{wanted} cannot be pulled: {reason}\n  {EMBEDDED} takes its place (384 dimensions too, but other"
-        f" vectors): {env_file} says EMBEDDING_MODEL={EMBEDDED} now"
-    )
+    line = f"{VARIABLE}={EMBEDDED}"
+    try:
+        replace_variable(env_file, EMBEDDED)
+    except (OSError, EnvFileError) as error:
+        why = error.what if isinstance(error, EnvFileError) else f"it cannot be written: {error.strerror}"
+        change = (
+            f"can take its place (other vectors, as many dimensions): write {line} into {env_file} ({why})"
+        )
+    else:
+        change = f"takes its place (other vectors, as many dimensions): {env_file} says {line} now"
+    output.note(f"{wanted} cannot be pulled: {reason}\n  {EMBEDDED} {change}")

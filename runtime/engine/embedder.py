@@ -82,6 +82,10 @@ class Embedder:
             rows = await self._scheduler.run(model, [text.ids for text in encoded], form)
             yield Part(pieces(rows), [len(matrix) for matrix in rows], encoded)
 
+    def forget_replaced(self) -> None:
+        """Load anew what the store has in another version now; calls in flight keep theirs."""
+        self._models.forget_replaced()
+
     def refuse(self) -> None:
         """Admit no further call."""
         self._admission.close()

@@ -85,7 +85,8 @@ def _open(path: Path) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False
-    options.log_severity_level = 3  # its warnings are about graphs of other people's making
+    # Its warnings are about graphs of other people's making, and its errors are raised as well.
+    options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises bare Exception and classes of its own

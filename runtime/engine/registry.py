@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +15,9 @@ from runtime.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from runtime.engine.model import EmbeddingModel
+
+
+log = logging.getLogger("runtime.engine")
 
 
 class Registry:
@@ -44,6 +48,15 @@ class Registry:
         # Others wait for the same load: one that leaves must not end it.
         return await asyncio.shield(load)
 
+    def forget_replaced(self) -> None:
+        """Load anew, when they are next asked for, models of which the store has another version."""
+        loaded = {name: load for name, load in self._loads.items() if _succeeded(load)}
+        for name, load in loaded.items():
+            card = self._store.find(name)
+            if card is not None and card.prepared and card != load.result().card:
+                log.info("%s has been replaced: its new version is loaded with the next call", name)
+                del self._loads[name]
+
     def close(self) -> None:
         """Start no further load."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -67,3 +80,7 @@ class Registry:
         inside = os.path.realpath(folder).startswith(f"{self._root}{os.sep}")
         if self._root and not inside:
             raise ModelNotFound(f"{folder} is outside the project: keep model folders below {self._root}")
+
+
+def _succeeded(load: asyncio.Future[EmbeddingModel]) -> bool:
+    return load.done() and not load.cancelled() and load.exception() is None

@@ -38,6 +38,7 @@ class Service:
 
     def __init__(self, boot: EngineBoot) -> None:
         self._store = Store(boot.models_dir)
+        self._seen = self._store.state()
         self._embedder = Embedder(self._store, boot.threads or cores(), boot.root)
         self._catalog = Catalog(self._store.list(), complete=not boot.preload)
         self._watchers: set[Stream[EngineCall]] = set()
@@ -98,13 +99,13 @@ class Service:
             self._publish(Catalog(self._store.list(), [*preloaded], {**failed}, count == len(names)))
 
     async def _watch(self) -> None:
-        """Tell of models that come and go meanwhile: each of them changes the store's folder."""
-        seen = self._store.changed()
+        """Tell of models that come and go meanwhile, and let go of those that were replaced."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            changed = self._store.changed()
-            if changed != seen:
-                seen, models = changed, self._store.list()
+            self._embedder.forget_replaced()
+            state = self._store.state()
+            if state != self._seen:
+                self._seen, models = state, self._store.list()
                 if models != self._catalog.models:
                     self._publish(msgspec.structs.replace(self._catalog, models=models))
 

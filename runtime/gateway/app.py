@@ -74,8 +74,9 @@ class Gateway:
             if not self.draining:
                 raise
             await exchange.refuse(ShuttingDown())
-        except Broken:
+        except Broken as broken:
             exchange.code = exchange.code or "WORKER_ERROR"
+            self._tell_broken(exchange, str(broken))
             if exchange.is_event_stream:
                 await asyncio.sleep(_LAST_EVENTS_S)
             # Returning without the last piece makes the server close the connection.
@@ -154,6 +155,11 @@ class Gateway:
             claims=identity.claims,
             subprotocols=scope.get("subprotocols", []),
         )
+
+    def _tell_broken(self, exchange: Exchange, reason: str) -> None:
+        if reason:
+            name, request_id = exchange.function, exchange.request_id
+            self._logbook.tell(reason, level="error", function=name, request_id=request_id)
 
     def _log(self, exchange: Exchange) -> None:
         scope = exchange.scope

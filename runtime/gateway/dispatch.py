@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from runtime import frames
 from runtime.errors import (
     ChannelClosed,
@@ -22,9 +25,14 @@ from runtime.gateway.pool import Pool
 from runtime.gateway.worker import ResponseStream, Worker
 from runtime.project.settings import Function
 
+_END_S = 1.0  # how long a worker may take to end a response that has no body
+
 
 class Broken(Exception):
-    """The response cannot be completed: the connection must not end as if it were."""
+    """The response cannot be completed: the connection must not end as if it were.
+
+    Its message is for the log; empty: the worker has logged why.
+    """
 
 
 class NotAccepted(Exception):
@@ -128,8 +136,8 @@ class Relay:
         stop_feeding = self._feed.begin(head, stream)
         try:
             await self._until_start(stream)
-            await self._rest(stream)
-            if not self._feed.more:
+            is_whole = await self._rest(stream)
+            if is_whole and not self._feed.more:
                 self.reusable = stream
         except ChannelClosed:
             raise self._reason(stream) from None
@@ -160,18 +168,23 @@ class Relay:
             case _:  # what has no place here
                 raise WorkerError
 
-    async def _rest(self, stream: ResponseStream) -> None:
+    async def _rest(self, stream: ResponseStream) -> bool:
+        """What follows the start of the response; whether the worker has said all of it."""
+        if self._exchange.scope["method"] == "HEAD":
+            await self._exchange.body(b"", False)  # whatever the worker goes on to say
+            return await _ends(stream)
         while True:
             frame = await stream.receive()
             if not isinstance(frame, frames.Body):
                 raise Broken  # the handler failed after its response had begun
             try:
                 await self._exchange.body(frame.data, frame.more)
-            except RuntimeError:  # the server counts: the body is not as long as its content-length
+            except RuntimeError as error:  # the server counts
                 self._exchange.code = rule_of(InvalidResponse()).code
-                raise Broken from None
+                wrong = "longer" if "longer" in str(error) else "shorter"
+                raise Broken(f"the response's body is {wrong} than its content-length") from None
             if not frame.more:
-                return
+                return True
 
     def _on_accepted(self) -> None:
         self._exchange.accepted = True
@@ -190,3 +203,12 @@ class Relay:
         if not stream.accepted or (self._keeps_body and self._feed.replayable):
             return NotAccepted()
         return WorkerError()
+
+
+async def _ends(stream: ResponseStream) -> bool:
+    """The worker ends the response to a HEAD with its start, as it should."""
+    with suppress(TimeoutError, ChannelClosed):
+        async with asyncio.timeout(_END_S):
+            frame = await stream.receive()
+            return isinstance(frame, frames.Body) and not frame.more
+    return False

@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import sys
+import time
 from shutil import rmtree
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from runtime.project.load import load
 from runtime.project.settings import Keys, Options, Project
 
 _CATALOG_WAIT_S = 5.0
+_LAST_S = 1.0  # what workers have at least to end, when requests took all the time of a shutdown
 _GC_THRESHOLDS = 20_000, 20, 50  # requests leave few cycles; looking for them at every few costs 5 %
 
 _decoder = msgspec.msgpack.Decoder(frames.SupervisorToGateway)
@@ -127,6 +129,7 @@ class Main:
         self._server: server.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reloading = asyncio.Lock()
+        self._ends_at = 0.0  # seconds of the monotonic clock; set when it is to stop
 
     async def run(self, early: list[tuple[Any, list[int]]]) -> int:
         """Serve until drained."""
@@ -151,9 +154,13 @@ class Main:
         await self._read_functions()
         self._spawn(self._say_when_ready())
         await self._server.serve(sockets=[self._listener])
-        await self._registry.close(settings.shutdown_s, "termination")
+        await self._registry.close(self._left_to_end(settings.shutdown_s), "termination")
         self._outlet.close()
         return 0
+
+    def _left_to_end(self, seconds: float) -> float:
+        """What workers get of `shutdown_s`, which requests may have used: it counts once for both."""
+        return min(seconds, max(self._ends_at + _LAST_S - time.monotonic(), _LAST_S))
 
     def _watch_files(self) -> None:
         settings = self._project.settings
@@ -243,6 +250,7 @@ class Main:
 
     def _drain(self) -> None:
         self._gateway.draining = True
+        self._ends_at = time.monotonic() + self._project.settings.shutdown_s
         self._logbook.tell("shutting down: finishing what is in flight")
         self._registry.forewarn("termination")
         if self._server is not None:

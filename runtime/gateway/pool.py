@@ -23,6 +23,9 @@ _DOUBLINGS = 10  # more than enough for the longest wait
 _BOOT_ATTEMPTS = 3
 _GRACE_S = 1.0  # for ending, after the time that it may take to finish
 _AGAIN = "try again shortly"
+_BLOCKED = (
+    "something blocks its event loop, such as a handler or before_unload, or a thread of it does not end"
+)
 
 
 class Pool:
@@ -193,6 +196,8 @@ class Pool:
             BootFailure: it does not start.
         """
         await self._boot_one()
+        if self.state == "draining":
+            return
         for _ in range(self._limits.min_workers - len(self.workers) - self._boots):
             self._spawn()
 
@@ -314,7 +319,14 @@ class Pool:
                 await asyncio.gather(*(worker.gone() for worker in workers))
         except TimeoutError:
             for worker in workers:
-                worker.kill()
+                self._kill_late(worker, seconds)
+
+    def _kill_late(self, worker: Worker, seconds: float) -> None:
+        if worker.lives:
+            name = self.generation.function.name
+            text = f"worker {worker.pid} did not end within {seconds:g} s and was killed: {_BLOCKED}"
+            self._services.logbook.tell(text, level="warning", function=name, worker=worker.pid)
+        worker.kill()
 
     def _refuse_queue(self, error: BootError | ShuttingDown) -> None:
         while self._queue:

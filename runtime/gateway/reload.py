@@ -60,7 +60,7 @@ class _Wanted:
 
     def give_up(self) -> bool:
         """Do without the places from now on, until they are others; False: there are none."""
-        given_up = self._now()
+        given_up = dict(self._now())
         self._failed = given_up or self._failed
         return bool(given_up)
 

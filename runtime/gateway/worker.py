@@ -29,6 +29,11 @@ _from_worker = msgspec.msgpack.Decoder(frames.WorkerFrame)
 _responses = msgspec.msgpack.Decoder(frames.ResponseFrame)
 _THREADS, _CONCURRENCY = 8, 100
 _LAST_BREATH_S = 1.0
+_LOADING = {
+    "import": ": its import does not end",
+    "startup": ": its startup() does not end",
+    "lifespan": ": the startup of its application's lifespan does not end",
+}
 _MARKS = 4096  # a page; connections never outnumber the requests in flight at one time
 
 
@@ -137,6 +142,7 @@ class Worker:
         self.ready_at = 0.0
         self.boot_ms = 0.0
         self.dead = self._drained = False
+        self._loading = ""
         self._slot, self._services = slot, services
         self._marks_file = file_for_workers(bytes(max(_MARKS, 2 * self.concurrency)))
         self._marks = Marks(self._marks_file, os.fstat(self._marks_file).st_size)
@@ -180,7 +186,7 @@ class Worker:
                 await self._ready
                 self.idle.append(await self.open())  # so that the first request finds a connection
         except TimeoutError:
-            raise BootFailure(f"it was not ready within {limit:g} s (boot_s)") from None
+            raise BootFailure(f"it was not ready within {limit:g} s (boot_s){self._loading}") from None
         except (OSError, FrameError) as error:
             raise BootFailure(f"it could not be started: {error}") from error
         if self.dead:
@@ -242,6 +248,11 @@ class Worker:
         """Its process has ended, also when that was not told yet: then its control socket is closed."""
         return self._door is None or self._door.closed or has_hung_up(self._door.fileno())
 
+    @property
+    def lives(self) -> bool:
+        """Its process has not ended."""
+        return self._process is not None and not self._process.exited.done()
+
     async def gone(self) -> None:
         """Wait for its end."""
         if self._process is not None:
@@ -272,6 +283,8 @@ class Worker:
             self._drained = True
             return
         match frame:
+            case frames.Loading(part):
+                self._loading = _LOADING[part]
             case frames.Ready():
                 if frame.threaded and self.generation.function.limits.concurrency is None:
                     self.concurrency = _THREADS

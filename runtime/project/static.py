@@ -95,13 +95,18 @@ def places(functions: Iterable[Function]) -> dict[str, bool]:
 def _first_matched(function: Function, text: str) -> tuple[list[str], list[str]]:
     """The files of the first base that has any, and links among them that lead too far."""
     refused: list[str] = []
+    root = os.path.realpath(function.root)
     for pattern in _candidates(function, text):
-        if not _stays_inside(pattern.start, function.root):
+        start = os.path.realpath(pattern.start)
+        if not _is_inside(start, root):
             refused.append(pattern.start)
             continue
         inside: list[str] = []
         for path in _matches(pattern):
-            (inside if _stays_inside(path, function.root) else refused).append(path)
+            # No folder that is a link is entered, so that only the file itself can lead elsewhere.
+            relative = path[len(pattern.start) :].lstrip(os.sep)
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(start, relative)
+            (inside if _is_inside(real, root) else refused).append(path)
         if inside:
             return inside, refused
     return [], refused
@@ -149,5 +154,11 @@ def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def _stays_inside(path: str, root: str) -> bool:
     """Its real place is in the project, and nothing hidden; the configuration is nobody's file."""
-    real = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
-    return real == os.curdir or (real != PATH and not any(map(is_skipped, real.split(os.sep))))
+    return _is_inside(os.path.realpath(path), os.path.realpath(root))
+
+
+def _is_inside(real: str, root: str) -> bool:
+    if real == root:
+        return True
+    inner = real.removeprefix(root.rstrip(os.sep) + os.sep)
+    return inner not in (real, PATH) and not any(map(is_skipped, inner.split(os.sep)))

@@ -34,6 +34,7 @@ from runtime.worker.loader import ROOT
 _turn = threading.Lock()
 _CLIENT = ("127.0.0.1", 49152)
 _LAST_BREATH_S = 1.0
+_MARGIN_S = 5.0  # beyond `boot_s`, after which a function that lets go of the event loop has failed
 
 
 class House:
@@ -93,10 +94,23 @@ class House:
         thread.start()
         self._stack.callback(thread.join, _LAST_BREATH_S)
         try:
-            ready.result()
+            self._wait_ready(ready)
         except BaseException:  # also the person's, who has waited long enough
             self._ask_to_leave()
             raise
+
+    def _wait_ready(self, ready: Future[None]) -> None:
+        boot_s = self.function.limits.boot_s
+        seconds = boot_s + _MARGIN_S if boot_s else None
+        try:
+            ready.result(seconds)
+        except TimeoutError:
+            if ready.done():
+                raise  # its own
+            raise RuntimeError(
+                f"{self.function.name} was not ready within {seconds:g} s: something in its import or its "
+                "startup blocks the event loop (a plain `def startup` may block, an `async def` must await)"
+            ) from None
 
     def stop(self) -> None:
         """Drain as the server does at its end: what `wait_until` was given is finished first.
@@ -149,7 +163,8 @@ class House:
 
     async def _live(self, temp: str, ready: Future[None]) -> None:
         settings = self._project.settings
-        forker = Inside(temp, self._environ, self._models, lambda *error: self.errors.append(error))
+        boot_s = self.function.limits.boot_s
+        forker = Inside(temp, self._environ, self._models, lambda *error: self.errors.append(error), boot_s)
         services = Services(forker, NoEngine(), self.log, settings.root, temp)
         registry = Registry(services, f"http://127.0.0.1:{settings.port}")
         authenticator = Authenticator(self._project.keys, settings.auth, None)

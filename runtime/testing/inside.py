@@ -32,6 +32,8 @@ class InsideWorker(Worker):
 
     models: FakeHost
     on_error: OnError
+    boot_s: float
+    is_late: Callable[[], bool]
 
     async def _load(self) -> None:
         hosts.use(self.models)
@@ -39,7 +41,10 @@ class InsideWorker(Worker):
 
     def explain(self, error: BaseException) -> str:
         call = current.get()
-        self.on_error("" if call is None else call.id, error)
+        told = error
+        if isinstance(error, asyncio.CancelledError) and self.is_late():
+            told = RuntimeError(f"{self.function} was not ready within {self.boot_s:g} s (boot_s)")
+        self.on_error("" if call is None else call.id, told)
         return super().explain(error)
 
 
@@ -63,14 +68,18 @@ class Inside(Forker):
     Args:
         temp: holds their temporary folders.
         environ: wins over what the project says.
+        boot_s: what a worker may take to load, for the message.
         on_error: is given what a handler raised, with the request's id.
 
     Attributes:
         failure: why no worker could be started, when that is our mistake.
     """
 
-    def __init__(self, temp: str, environ: Mapping[str, str], models: FakeHost, on_error: OnError) -> None:
+    def __init__(
+        self, temp: str, environ: Mapping[str, str], models: FakeHost, on_error: OnError, boot_s: float
+    ) -> None:
         self._temp, self._environ, self._models, self._on_error = temp, environ, models, on_error
+        self._boot_s = boot_s
         self.failure: Exception | None = None
         self._numbers = itertools.count(1)
         self._tasks: dict[Process, asyncio.Task[None]] = {}
@@ -95,14 +104,14 @@ class Inside(Forker):
         door: Door[frames.ControlFrame] = Door(control, _control)
         status = 1
         try:
-            status = await self._run(door, os.path.join(self._temp, str(process.pid)))
+            status = await self._run(process, door, os.path.join(self._temp, str(process.pid)))
         except Exception as error:  # not the function's: the worker tells of those
             self.failure = error
         finally:
             door.close(asyncio.get_running_loop())
             process.exited.set_result(status)
 
-    async def _run(self, door: Door[Any], folder: str) -> int:
+    async def _run(self, process: Process, door: Door[Any], folder: str) -> int:
         borrowed.forget_function()  # an earlier attempt may have failed half-way
         [(boot, fds), *early] = door.wait()
         os.mkdir(folder, 0o700)
@@ -110,6 +119,7 @@ class Inside(Forker):
         borrowed.enter(boot.environ | mine | self._environ)
         worker = InsideWorker(boot, fds, door, folder)
         worker.models, worker.on_error = self._models, self._on_error
+        worker.boot_s, worker.is_late = self._boot_s, lambda: process.doomed
         try:
             return await worker.live(early)
         finally:

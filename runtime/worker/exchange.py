@@ -76,17 +76,22 @@ class HttpExchange:
     """The `receive` and `send` of one request.
 
     The start of the response waits for its first piece of body, so that a plain response
-    is one write.
+    is one write. With it the response to a HEAD is complete.
+
+    Attributes:
+        cut: the application was told, by an OSError, that nobody wants the rest of a body.
     """
 
     def __init__(self, stream: RequestStream, head: frames.Head) -> None:
         self._stream = stream
         self._more_to_read = head.more
+        self._is_head = head.method == "HEAD"
         self._told_empty = False
         self._start: frames.Start | None = None
         self._left: int | None = None  # bytes of a body whose length was told
         self.started = False
         self.finished = False
+        self.cut = False
 
     async def receive(self) -> Message:
         if self.finished:
@@ -115,15 +120,35 @@ class HttpExchange:
 
     async def send(self, message: Message) -> None:
         if self.finished:
-            if self._left == 0 and message.get("body"):
-                raise InvalidResponse(_TOO_LONG)
+            self._after_the_end(message.get("body", b""), message.get("more_body", False))
             return
         if self._stream.closed:
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
             self._start = _start(message)
         elif message["type"] == "http.response.body":
-            await self._send_body(message.get("body", b""), message.get("more_body", False))
+            body, more = message.get("body", b""), message.get("more_body", False)
+            await (self._send_head(len(body), more) if self._is_head else self._send_body(body, more))
+
+    def _after_the_end(self, body: bytes, more: bool) -> None:
+        if self._left == 0 and body:
+            raise InvalidResponse(_TOO_LONG)
+        if self._is_head and more and self._left != 0:
+            self._cut()
+
+    def _cut(self) -> None:
+        self.cut = True
+        raise OSError("nobody wants the body of the response to a HEAD")
+
+    async def _send_head(self, size: int, more: bool) -> None:
+        """Send the head alone. A body that would go on ends here; a whole one cost nothing."""
+        assert self._start is not None, "the application sent a body before its status"
+        length = _length(self._start.headers)
+        self._put(b"", False)
+        await self._drain()
+        self._left = None if length is None else length - size
+        if more and size and self._left != 0:
+            self._cut()
 
     async def _send_body(self, body: bytes, more: bool) -> None:
         if len(body) <= CHUNK:

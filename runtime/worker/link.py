@@ -115,9 +115,11 @@ class Link(Stream[frames.RequestFrame]):
         """`send`, which lets go of the connection once the response is complete."""
 
         async def send(message: Any) -> None:
-            await exchange.send(message)
-            if exchange.finished:
-                self._let_go(task)
+            try:
+                await exchange.send(message)
+            finally:
+                if exchange.finished:
+                    self._let_go(task)
 
         return send
 
@@ -136,8 +138,9 @@ class Link(Stream[frames.RequestFrame]):
             self.send(_UNEXPECTED)
 
     def _failed(self, error: BaseException, exchange: HttpExchange | SocketExchange) -> None:
-        if isinstance(error, WebSocketDisconnect) or (self.lost and isinstance(error, _LEFT)):
-            return  # the client left: nothing went wrong here
+        unwanted = self.lost or (isinstance(exchange, HttpExchange) and exchange.cut)
+        if isinstance(error, WebSocketDisconnect) or (unwanted and isinstance(error, _LEFT)):
+            return  # the client left, or has all that it asked for: nothing went wrong here
         if isinstance(error, FunctionsError) and not isinstance(error, ChannelClosed):
             logs.emit("warning", f"{type(error).__name__}: {error.message}")
             failure = frames.Failure(rule_of(error).code, error.message)

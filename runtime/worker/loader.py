@@ -22,6 +22,8 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import linecache
+import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,8 @@ from types import CodeType, ModuleType
 from typing import Any
 
 ROOT = "_function"
+_TEST = re.compile(r"test_.*|.*_test|conftest")  # as runtime.project.skipped has them
+_LEFT_OUT = "files called test_*.py, *_test.py or conftest.py are left out of a function; rename it"
 
 
 class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -78,12 +82,28 @@ class SnapshotFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def _private_spec(self, fullname: str) -> importlib.machinery.ModuleSpec | None:
         location, is_package = self._locate(fullname)
         if location is None:
+            self._check_left_out(fullname)
             return None
         spec = importlib.machinery.ModuleSpec(
             fullname, self, origin=f"{self._home}/{location}", is_package=is_package
         )
         spec.has_location = True
         return spec
+
+    def _check_left_out(self, fullname: str) -> None:
+        """Say why a file that its author sees cannot be imported.
+
+        Raises:
+            ModuleNotFoundError: it is a test, which a function has not. It tells no name, or
+                `from . import test_x` would take it for a missing attribute.
+        """
+        *folders, name = fullname.split(".")[1:] or [""]
+        if _TEST.fullmatch(name) is None:
+            return
+        path = os.path.join(self._directory, *folders, f"{name}.py")
+        is_hidden = not os.access(self._directory, os.X_OK)  # from the user that workers run as
+        if is_hidden or os.path.isfile(path):
+            raise ModuleNotFoundError(f"No module named {name!r}: {_LEFT_OUT}")
 
     def _locate(self, fullname: str) -> tuple[str | None, bool]:
         """The path inside the snapshot, and whether it is a package; (None, …): there is none."""

@@ -118,4 +118,6 @@ def install() -> None:
     sys.stderr = PrintStream("error", 2)
     logging.basicConfig(level=logging.INFO, handlers=[RecordHandler()], format="%(message)s", force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # What it warns of is in our own line about a form that cannot be read.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.captureWarnings(True)

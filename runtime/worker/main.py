@@ -30,6 +30,7 @@ from runtime.worker.lifespan import Lifespan
 from runtime.worker.link import Link
 
 _DESCRIPTORS = 64  # besides those of its requests
+_LAST_S = 0.5  # what a lifespan's shutdown has at least; the gateway waits a little longer
 _control = msgspec.msgpack.Decoder(frames.ControlFrame)
 _archive = msgspec.msgpack.Decoder(dict[str, bytes])
 
@@ -102,14 +103,17 @@ class Worker:
 
     async def _load(self) -> None:
         boot = self._boot
+        self._door.send(frames.Loading("import"))
         found = self._exports = exports_of(self._module(), f"{boot.directory}/{boot.entrypoint}")
         if found.startup is not None:
+            self._door.send(frames.Loading("startup"))
             await hooks.run(found.startup)
         if found.handler is not None:
             self._threaded = not is_async(found.handler)
             self.application = adapt.from_handler(found.handler, found.websocket, boot.threads)
         else:
             self._lifespan = Lifespan(found.app)
+            self._door.send(frames.Loading("lifespan"))
             await self._lifespan.startup()
             self.application = adapt.from_app(found.app, boot.function, self._lifespan.state)
 
@@ -195,18 +199,28 @@ class Worker:
             return
         self._draining = True
         self._tell_unload(reason)
+        ends_at = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(ends_at):
                 while self._in_flight or self._background:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             self._tell_left(seconds)
         self.leaving = True
-        if self._lifespan is not None:
-            await self._lifespan.shutdown()
+        await self._end_lifespan(ends_at, seconds)
         self._door.send(frames.Drained())
         self._over.set()
+
+    async def _end_lifespan(self, ends_at: float, seconds: float) -> None:
+        """The application's own shutdown, in what the drain has left of its time."""
+        if self._lifespan is None:
+            return
+        try:
+            async with asyncio.timeout_at(max(ends_at, asyncio.get_running_loop().time() + _LAST_S)):
+                await self._lifespan.shutdown()
+        except TimeoutError:
+            logs.emit("warning", f"the application's lifespan shutdown did not end within {seconds:g} s")
 
     def _tell_unload(self, reason: str) -> None:
         """Call the hook, once; the drain waits for it as for work given to wait_until."""
@@ -218,6 +232,8 @@ class Worker:
             try:
                 await hooks.run(hook, reason)
             except asyncio.CancelledError:
+                if not self.leaving:  # what it waited for was cancelled
+                    logs.emit("error", "before_unload was cancelled before its end")
                 raise
             except BaseException as error:  # also sys.exit: there are requests to finish
                 logs.emit("error", f"before_unload failed\n{self.explain(error)}")
@@ -232,10 +248,14 @@ class Worker:
 
     def _tell_left(self, seconds: float) -> None:
         kept = len(self._background - {self._unloading})
-        left = f"{self._in_flight} requests and {kept} tasks of wait_until"
-        if self._unloading in self._background:
-            left += ", and before_unload,"
-        logs.emit("warning", f"{left} did not end within {seconds:g} s")
+        left = [_counted(self._in_flight, "request"), _counted(kept, "task", " of wait_until")]
+        left += ["before_unload"] if self._unloading in self._background else []
+        text = " and ".join(filter(None, left))
+        logs.emit("warning", f"{text} did not end within {seconds:g} s")
+
+
+def _counted(number: int, what: str, of: str = "") -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}{of}" if number else ""
 
 
 def _summary(error: BaseException) -> str:

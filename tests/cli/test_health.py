@@ -93,6 +93,13 @@ def test_a_url_that_is_none_is_not_healthy(run: Run, project: Path, url: str) ->
     assert (outcome.code, outcome.out) == (1, "")
 
 
+def test_a_url_of_another_protocol_is_refused(run: Run, project: Path) -> None:
+    outcome = run("health", "--url", "ftp://example.org:21")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--url: ftp://example.org:21 is no http:// or https:// URL" in outcome.err
+    assert "http://example.org:21" in outcome.err
+
+
 def test_the_port_is_the_server_s_own_where_the_project_names_none(
     run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

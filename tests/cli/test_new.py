@@ -106,6 +106,19 @@ def test_the_files_of_every_template_are_typed(written: Path, tmp_path: Path) ->
     checked("mypy", "--strict", "--explicit-package-bases", "--no-incremental", ".", cwd=tmp_path)
 
 
+def test_no_two_tests_are_modules_of_one_name(run: Run, project: Path) -> None:
+    """pytest imports only one of each."""
+    for name, test in (
+        ("a-b", "test_a_b"),
+        ("a_b", "test_a_b_2"),
+        ("a", "test_a"),
+        ("a-b_2", "test_a_b_2_2"),
+    ):
+        outcome = run("new", name)
+        assert f"Created functions/{name}/{test}.py" in outcome.out
+        assert (project / f"functions/{name}/{test}.py").is_file()
+
+
 def test_it_uses_the_supabase_folder_where_only_that_exists(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,17 +96,16 @@ def test_a_change_of_a_file_makes_a_new_version_whose_files_do_not_mix(tmp_path:
     root = site(tmp_path)
     with serving(root) as server, server.client() as client:
         first = body(client.get("/site"))
-        (root / "assets" / "logo.svg").write_text("<svg>new</svg>")
-        eventually(lambda: body(client.get("/site"))["logo"] == "<svg>new</svg>", "the new logo")
-        (root / "functions/site/page.html").write_text("new page")
-        eventually(lambda: body(client.get("/site"))["page"] == "new page", "the new page")
+        logo, page = "<svg>new</svg>", "new page"
+        server.save_until("assets/logo.svg", logo, lambda: body(client.get("/site"))["logo"] == logo)
+        server.save_until("functions/site/page.html", page, lambda: body(client.get("/site"))["page"] == page)
         (root / "terms.txt").unlink()
         eventually(lambda: "terms.txt" not in body(client.get("/site"))["all"], "no more terms")
-        (root / "nothing").mkdir()
-        (root / "nothing" / "x.html").write_text("something")
-        eventually(lambda: "nothing/x.html" in body(client.get("/site"))["all"], "the new folder")
+        server.save_until(
+            "nothing/x.html", "new", lambda: "nothing/x.html" in body(client.get("/site"))["all"]
+        )
         eventually(lambda: not Path(first["file"]).exists(), "the old version's files are removed")
-        assert body(client.get("/site"))["logo"] == "<svg>new</svg>"
+        assert body(client.get("/site"))["logo"] == logo
 
 
 @pytest.mark.parametrize("user", USERS)

@@ -134,7 +134,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_form_that_cannot_be_read_is_a_400_that_says_why(client: httpx2.Client, mistake: str) -> None:
+def test_a_form_that_cannot_be_read_is_a_400_that_says_why(
+    client: httpx2.Client, server: Server, mistake: str
+) -> None:
     content, said = MISTAKES[mistake]
     headers = {"content-type": "multipart/form-data; boundary=edge"}
     response = client.post("/form", content=content, headers=headers)
@@ -143,6 +145,7 @@ def test_a_form_that_cannot_be_read_is_a_400_that_says_why(client: httpx2.Client
     assert said in response.json()["message"]
     assert "x-relay-error" not in response.headers  # the function was run
     assert said in client.post("/form/catches", content=content, headers=headers).json()["caught"]
+    assert "python_multipart" not in server.log  # it would say the same again
     assert state(client)["temporary"] == []
 
 

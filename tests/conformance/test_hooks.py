@@ -6,7 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.running import HELLO, Server, eventually, project, serving
+from tests.running import HELLO, Server, project, serving
 
 HANDLER = """
 async def handler(request):
@@ -42,6 +42,8 @@ MISTAKES = {
     "exits": "import sys\ndef startup():\n    sys.exit('enough')\n",
     "hangs": "import asyncio\nasync def startup():\n    await asyncio.Event().wait()\n",
     "blocks": "import time\ndef startup():\n    time.sleep(3600)\n",
+    "import": "import time\ntime.sleep(3600)\n",
+    "lifespan": "del handler\nasync def app(scope, receive, send):\n    while await receive(): ...\n",
     "signature": "async def before_unload():\n    ...\n",
     "kind": "startup = 5\n",
     "generator": "async def startup():\n    yield\n",
@@ -50,8 +52,10 @@ TOLD = {
     "raises": "ValueError: no database",
     "raises-thread": "ValueError: no database on a thread",
     "exits": "SystemExit: enough",
-    "hangs": "it was not ready within 0.3 s (boot_s)",
-    "blocks": "it was not ready within 0.3 s (boot_s)",
+    "hangs": "it was not ready within 0.3 s (boot_s): its startup() does not end",
+    "blocks": "it was not ready within 0.3 s (boot_s): its startup() does not end",
+    "import": "it was not ready within 0.3 s (boot_s): its import does not end",
+    "lifespan": "it was not ready within 0.3 s (boot_s): the startup of its application's lifespan does not",
     "signature": "`before_unload` cannot be called as `async def before_unload(reason)`",
     "kind": "`startup` is of type int: define `async def startup()`, or rename it",
     "generator": "`startup` is a generator: it must not `yield`",
@@ -63,6 +67,10 @@ preload = []
 boot_s = 0.3
 [functions.blocks]
 boot_s = 0.3
+[functions.import]
+boot_s = 0.3
+[functions.lifespan]
+boot_s = 0.3
 """
 
 
@@ -73,7 +81,7 @@ def lines(server: Server, *texts: str) -> list[str]:
 
 
 def test_a_startup_that_fails_is_a_boot_error_with_its_reason_in_the_log(tmp_path: Path) -> None:
-    functions = {name: source + HANDLER for name, source in MISTAKES.items()}
+    functions = {name: HANDLER + source for name, source in MISTAKES.items()}
     with serving(project(tmp_path, functions | {"fine": HANDLER}, CONFIG)) as server:
         with server.client() as client:
             for name, said in TOLD.items():
@@ -93,8 +101,8 @@ def test_hooks_run_before_the_first_request_and_when_a_new_version_takes_over(tm
         assert lines(server, "module", "starting up", "unloading: reload") == ["module", "starting up"]
         long = pool.submit(lambda: client.get("/hooked/long").text)
         server.wait_for_log("long request")
-        (root / "functions/hooked/index.py").write_text(HOOKED.replace("VERSION = 1", "VERSION = 2"))
-        eventually(lambda: client.get("/hooked").json() == 2, "the new version")
+        newer = HOOKED.replace("VERSION = 1", "VERSION = 2")
+        server.save_until("functions/hooked/index.py", newer, lambda: client.get("/hooked").json() == 2)
         assert long.result() == "finished"  # it was told while its request was in flight
         server.wait_for_log("1 unloaded")
         assert lines(server, "starting up", "1 unloading: reload") == ["starting up"] * 2 + [
@@ -137,4 +145,19 @@ def test_a_before_unload_that_fails_or_hangs_keeps_no_server_from_stopping(tmp_p
     assert "SystemExit: no" in server.log
     for name in ("hangs", "blocks"):
         (line,) = [line for line in server.log.splitlines() if "did not end within" in line and name in line]
-        assert line.endswith("and before_unload, did not end within 1 s")
+        assert line.endswith(" before_unload did not end within 1 s")
+
+
+def test_a_worker_that_does_not_leave_is_killed_and_that_is_told(tmp_path: Path) -> None:
+    blocked = "import time\nasync def before_unload(reason):\n    time.sleep(3600)\n" + HANDLER
+    config = "[ai]\npreload = []\n[functions.blocked]\ntimeout_s = 1\n[edge_runtime]\nshutdown_s = 1\n"
+    root = project(tmp_path, {"blocked": blocked}, config)
+    with serving(root) as server, server.client() as client:
+        newer = HANDLER.replace("hello", "newer")
+        server.save_until("functions/blocked/index.py", newer, lambda: client.get("/blocked").text == "newer")
+        server.wait_for_log("did not end within 1 s and was killed: something blocks its event loop")
+        server.save_until(
+            "functions/blocked/index.py", blocked, lambda: client.get("/blocked").text == "hello"
+        )
+        assert server.stop() == 0
+    assert server.log.count("did not end within 1 s and was killed") == 2

@@ -273,14 +273,19 @@ def test_a_stream_that_breaks_does_not_end_like_a_clean_one(
     assert client.get("/breaks/fine").text == "fine"
 
 
-@pytest.mark.parametrize("how", ["says-more", "says-less"])
-def test_a_body_of_another_length_than_was_said_breaks_the_connection(
-    wire: Wire, client: httpx2.Client, server: Server, how: str
+SHORTER = "the response's body is shorter than its content-length"
+LONGER = "the response's body is longer than its content-length"
+
+
+@pytest.mark.parametrize(("how", "said"), [("says-more", SHORTER), ("says-less", LONGER)])
+def test_a_body_of_another_length_than_was_said_breaks_the_connection_and_is_told(
+    wire: Wire, client: httpx2.Client, server: Server, how: str, said: str
 ) -> None:
     wire.ask("GET", f"/functions/v1/breaks/{how}", f"sb-request-id: breaks-{how}")
     assert wire.head().status == 200
     wire.rest()
     server.wait_for_log(f"[breaks-{how}] INVALID_RESPONSE")
+    assert any(f"[breaks-{how}]" in line and said in line for line in server.log.splitlines())
     assert "RuntimeError: Response content" not in server.log
     assert client.get("/breaks/fine").text == "fine"
 

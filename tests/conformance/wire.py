@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tests.running import Server
@@ -108,9 +109,14 @@ class Wire:
         """Everything until the server closes the connection, also by a reset."""
         data = b""
         with contextlib.suppress(ConnectionError):
-            while piece := self._file.read1(65536):
+            for piece in self.pieces():
                 data += piece
         return data
+
+    def pieces(self) -> Iterator[bytes]:
+        """What comes until the server closes the connection; a reset is an error."""
+        while piece := self._file.read1(65536):
+            yield piece
 
     def _line(self) -> bytes:
         line = self._file.readline()

@@ -12,11 +12,12 @@ import pytest
 from starlette.types import Message
 
 from runtime import frames
+from runtime.gateway import app
 from runtime.gateway.cors import PERMISSION, PREFLIGHT
 from runtime.project.keys import sign_role_key
 from runtime.project.settings import Project
 from tests.gateway.asgi import Answer, ask, encode
-from tests.gateway.house import House, Link, until
+from tests.gateway.house import House, Link, turns, until
 from tests.gateway.projects import SECRET, Site, functions, project
 
 pytestmark = pytest.mark.anyio
@@ -274,6 +275,31 @@ async def test_a_response_that_breaks_is_left_unfinished(house: House, site: Sit
     assert answer.status == 200
     assert answer.messages[-1]["more_body"]
     assert "WORKER_ERROR" in house.log
+
+
+async def test_the_last_events_of_a_stream_that_breaks_get_a_moment_to_be_read(
+    house: House, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(link: Link, head: frames.Head) -> None:
+        link.accept()
+        kind = [(b"Content-Type", head.query)]
+        link.send(frames.Start(200, kind), frames.Body(b"begun", True), frames.Failure("WORKER_ERROR", "x"))
+
+    monkeypatch.setattr(app, "_LAST_EVENTS_S", 3600)
+    house.serve = breaks
+    await asked(site, "/functions/v1/hello", bearer(), query_string=b"text/plain")
+    kind = b"Text/Event-Stream; charset=utf-8"
+    asking = asyncio.create_task(asked(site, "/functions/v1/hello", bearer(), query_string=kind))
+    found = site.registry.get("hello")
+    assert found is not None
+    pool = found[1].pool
+    assert pool is not None
+    await until(lambda: sum(worker.served for worker in pool.workers) == 2)
+    await turns()
+    assert not asking.done()  # and nobody's slot is held meanwhile
+    assert not pool.in_flight
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_a_request_whose_time_is_over_at_the_end_hears_of_the_shutdown(

@@ -9,6 +9,7 @@ import pytest
 
 from runtime import frames
 from runtime.errors import InvalidResponse, WorkerError
+from runtime.gateway import dispatch as dispatch_module
 from runtime.gateway import pool as pool_module
 from runtime.gateway.dispatch import Broken
 from tests.gateway.house import House, Link, until
@@ -60,6 +61,33 @@ async def test_what_cannot_begin_a_response_is_a_worker_error(house: House, fram
 async def test_what_cannot_continue_a_response_breaks_it(house: House, frame: Any) -> None:
     with pytest.raises(Broken):
         await http(house, START, frames.Body(b"x", True), frame)
+
+
+@pytest.mark.parametrize("said", [[], [frames.Body(b"x", True)] * 3, [frames.Body(b"x", True), END], [START]])
+async def test_the_response_to_a_head_ends_with_its_start(
+    house: House, monkeypatch: pytest.MonkeyPatch, said: list[Any]
+) -> None:
+    monkeypatch.setattr(dispatch_module, "_END_S", 0.01)
+    deployed = await deploy_http(house)
+    house.serve = saying(START, *said)
+    request = Request()
+    request.exchange.scope["method"] = "HEAD"
+    await request.run(deployed)
+    assert [message.get("more_body") for message in request.sent] == [None, False]
+    await until(lambda: house.workers[0].links[0].closed)
+    assert house.kills == []
+    assert deployed.pool is not None
+    assert deployed.pool.in_flight == 0
+
+
+async def test_a_connection_whose_head_was_ended_serves_the_next_request(house: House) -> None:
+    deployed = await deploy_http(house)
+    request = Request()
+    request.exchange.scope["method"] = "HEAD"
+    await request.run(deployed)
+    assert request.body == b""
+    await Request().run(deployed)
+    assert len(house.workers[0].links) == 1
 
 
 async def test_a_head_that_cannot_be_sent_is_no_response(house: House) -> None:

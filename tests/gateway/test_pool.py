@@ -640,6 +640,7 @@ async def test_a_worker_that_is_ready_only_after_closing_has_as_long_as_the_othe
     await until(lambda: late.drains)
     assert late.drains == [frames.Drain(5.0, "reload")]
     await starting
+    assert house.workers == [late]  # and no other is started beside it
     assert not pool.workers
     assert late.alive
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watchfiles import Change
+from watchfiles import Change, awatch
 
 from runtime.gateway import reload
 from runtime.gateway.reload import Saves, file_saves, is_watched, project_saves
@@ -237,10 +237,10 @@ class Refusing:
 
     def __init__(self, error: Exception, *folders: Path) -> None:
         self.folders = {str(folder) for folder in folders}
-        self._error, self._awatch = error, reload.awatch
+        self._error = error
 
     def __call__(self, *paths: str, **options: Any) -> AsyncIterator[set[tuple[Change, str]]]:
-        return self._refuse() if self.folders & set(paths) else self._awatch(*paths, **options)
+        return self._refuse() if self.folders & set(paths) else awatch(*paths, **options)
 
     async def _refuse(self) -> AsyncIterator[set[tuple[Change, str]]]:
         for error in (self._error,):
@@ -291,26 +291,28 @@ async def test_a_file_elsewhere_that_cannot_be_watched_is_looked_at_now_and_then
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 10)
-    path, told = tmp_path / "later" / "secrets.env", list[str]()
+    refusing = Refusing(OSError(NO_ROOM), tmp_path)
+    monkeypatch.setattr(reload, "awatch", refusing)
+    path, told = tmp_path / "secrets.env", list[str]()
     async with watching(file_saves(str(path), told.append)) as watch:
         await until(lambda: len(watch.batches) >= 3)
-        assert len(told) == 1
-        assert str(path) in told[0]
-        path.parent.mkdir()
+        assert told == [f"{path} cannot be watched: {NO_ROOM}; {reload._INSTEAD}"]
+        refusing.folders.clear()
         await saved(watch, path)
 
 
 async def test_a_folder_that_goes_in_the_moment_it_is_to_be_watched_is_no_trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, awatch, told = tmp_path / "functions", reload.awatch, list[str]()
+    folder, told = tmp_path / "functions", list[str]()
     folder.mkdir()
 
-    def goes(*paths: str, **options: Any) -> AsyncIterator[set[tuple[Change, str]]]:
+    async def goes(*paths: str, **options: Any) -> AsyncIterator[set[tuple[Change, str]]]:
         if str(folder) in paths:
-            folder.rmdir()
+            await asyncio.to_thread(folder.rmdir)
             monkeypatch.setattr(reload, "awatch", awatch)
-        return awatch(*paths, **options)
+        async for changes in awatch(*paths, **options):
+            yield changes
 
     monkeypatch.setattr(reload, "awatch", goes)
     monkeypatch.setattr(reload, "_LOOK_AGAIN_MS", 50)

@@ -49,13 +49,19 @@ def hub(
     weights: dict[str, bytes], graph: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[StandIn]:
     """The hub that the environment names."""
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy"):
+    settings = ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    for name in (*settings, *proxies(), *map(str.lower, proxies())):
         monkeypatch.delenv(name, raising=False)
     with standing_in() as standin:
         standin.put("org/tiny", weights)
         standin.put("org/graph", graph)
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
         yield standin
+
+
+def proxies() -> list[str]:
+    """The variables that name proxies."""
+    return ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
 
 
 def entry(files: dict[str, bytes], repository: str, file: str, **known: bytes) -> Entry:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
+
 from runtime.engine.model import EmbeddingModel
 from runtime.engine.models.card import Card
 from runtime.engine.models.patience import Patience
@@ -13,7 +15,10 @@ from runtime.engine.models.pull import order, pull
 from runtime.engine.models.store import Store
 from runtime.engine.models.verify import faults
 
-QUICK = Patience(first_wait=0.005, longest_wait=2.0, silence=0.2)
+QUICK = Patience(first_wait=0.005, longest_wait=2.0, silence=5.0)
+
+IMPATIENT = msgspec.structs.replace(QUICK, silence=0.2)
+"""For hubs that stay silent."""
 
 
 class Told(list[str]):

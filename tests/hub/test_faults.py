@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import shutil
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import httpx2
 import pytest
 
+from runtime.engine.models import hub as hub_module
+from runtime.engine.models import patience as module
+from runtime.engine.models.leftovers import PARTIAL, beside
 from runtime.engine.models.patience import Patience, wait_of
-from runtime.engine.models.pull import partial_folder
 from runtime.engine.models.store import Store
-from runtime.errors import HubError, StartError
+from runtime.errors import HubError, StartError, UsageError
 from tests.hub.conftest import WEIGHTS
-from tests.hub.pulling import Told, listed, pulled, sound
+from tests.hub.pulling import IMPATIENT, QUICK, Told, listed, pulled, sound
 from tests.hub.standin import HTML, StandIn
 
 SMALL, LARGE, API = "tokenizer.json", WEIGHTS, "/api/"
@@ -25,17 +31,17 @@ REPOSITORY = Path(__file__).parents[2]
 HALF = 60_000  # of about 140 000 bytes of weights
 
 
-def get(store: Store, told: list[str] | None = None) -> None:
+def get(store: Store, told: list[str] | None = None, patience: Patience = QUICK) -> None:
     """Pull it, and see that it is whole."""
-    pulled(store, "org/tiny", told)
+    pulled(store, "org/tiny", told, patience=patience)
     assert sound(store) == ["org/tiny"]
     assert listed(store) == ["org--tiny"]
 
 
-def refused(hub: StandIn, store: Store, words: str) -> None:
+def refused(hub: StandIn, store: Store, words: str, patience: Patience = QUICK) -> None:
     """Pulling ends in this error and no model; when the hub is well again, it works."""
     with pytest.raises(HubError, match=words) as caught:
-        pulled(store, "org/tiny")
+        pulled(store, "org/tiny", patience=patience)
     assert caught.value.remedy
     assert sound(store) == []
     hub.faults.clear()
@@ -68,12 +74,14 @@ def test_a_hub_that_stays_in_trouble_is_an_error(hub: StandIn, store: Store, pla
     refused(hub, store, r"127\.0\.0\.1:\d+: The model hub answers with status 503 \(after 5 attempts\)")
 
 
-def test_the_hub_says_how_long_to_wait(hub: StandIn, store: Store) -> None:
-    hub.misbehave(on=LARGE, status=429, times=1, headers={"retry-after": "1"})
-    told, begin = Told(), time.monotonic()
+def test_the_hub_says_how_long_to_wait(hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.misbehave(on=LARGE, status=429, times=1, headers={"retry-after": "2"})
+    waits: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    told = Told()
     get(store, told)
-    assert time.monotonic() - begin >= 1
-    assert "answers with status 429; trying again in 1 s" in told
+    assert waits == [2]
+    assert "answers with status 429; trying again in 2 s" in told
 
 
 def test_a_hub_that_wants_to_be_left_alone_for_long_is_an_error_at_once(hub: StandIn, store: Store) -> None:
@@ -120,13 +128,13 @@ def test_a_store_of_files_that_knows_no_ranges_is_read_from_the_start(hub: Stand
 def test_silence_ends_an_attempt(hub: StandIn, store: Store, place: str) -> None:
     hub.misbehave(on=place, stop=10, stall=True, times=1, body=b"x" * 99 if place == API else None)
     told = Told()
-    get(store, told)
+    get(store, told, IMPATIENT)
     assert "sent no byte for 0.2 s; trying again" in told
 
 
 def test_a_hub_that_stays_silent_is_an_error(hub: StandIn, store: Store) -> None:
     hub.misbehave(on=LARGE, stop=0, stall=True)
-    refused(hub, store, r"sent no byte for 0\.2 s \(after 5 attempts\)")
+    refused(hub, store, r"sent no byte for 0\.2 s \(after 5 attempts\)", IMPATIENT)
 
 
 def test_a_download_that_is_always_cut_ends(hub: StandIn, store: Store) -> None:
@@ -142,7 +150,7 @@ def test_bytes_of_another_version_are_not_kept(hub: StandIn, store: Store, weigh
     with pytest.raises(HubError):
         pulled(store, "org/tiny", patience=Patience(attempts=1))
     hub.faults.clear()
-    left = partial_folder(store, "org/tiny") / WEIGHTS
+    left = beside(store.folder("org/tiny"), PARTIAL) / WEIGHTS
     left.write_bytes(b"\1" * left.stat().st_size)
     get(store)
     assert [asked.start for asked in hub.downloads(LARGE)] == [0, HALF, 0]
@@ -151,7 +159,7 @@ def test_bytes_of_another_version_are_not_kept(hub: StandIn, store: Store, weigh
 def test_what_another_pull_left_behind_is_used_or_removed(
     hub: StandIn, store: Store, weights: dict[str, bytes]
 ) -> None:
-    folder = partial_folder(store, "org/tiny")
+    folder = beside(store.folder("org/tiny"), PARTIAL)
     (folder / "onnx").mkdir(parents=True)
     (folder / "onnx" / "model.onnx").write_bytes(b"of another commit")
     (folder / SMALL).write_bytes(weights[SMALL])
@@ -258,7 +266,8 @@ def test_the_model_that_is_here_stays_when_a_newer_one_fails(
 
 def test_a_hub_that_tells_no_sizes_cannot_be_checked(hub: StandIn, store: Store) -> None:
     hub.misbehave(
-        on=API, body=b'{"id": "org/tiny", "sha": "abc", "siblings": [{"rfilename": "config.json"}]}'
+        on=API,
+        body=b'{"id": "org/tiny", "sha": "%s", "siblings": [{"rfilename": "config.json"}]}' % (b"a" * 40),
     )
     refused(hub, store, "size and digest")
 
@@ -280,6 +289,84 @@ def test_no_secret_is_in_an_error(hub: StandIn, store: Store, monkeypatch: pytes
         assert "secret-of-the-store" not in f"{caught.value.message}{told}"  # a signed address is one too
 
 
+def describe(hub: StandIn, **changes: Any) -> None:
+    """Have the hub describe "org/tiny" so; it says nothing wrong but what is given here."""
+    with httpx2.Client() as client:
+        said = client.get(f"{hub.url}/api/models/org/tiny?blobs=true").json()
+    body = json.dumps(said | changes | {"siblings": said["siblings"] + changes.get("siblings", [])})
+    hub.misbehave(on=API, body=body.encode(), headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sha": "../../x"},
+        {"sha": "a" * 100_000},
+        {"sha": "é" * 40},
+        {"sha": None},
+        {"siblings": [{"rfilename": "a", "size": -1, "blobId": "0" * 40}]},
+        {"siblings": [{"rfilename": "a", "size": 1.5, "blobId": "0" * 40}]},
+        {"siblings": [{"rfilename": "a", "size": 1, "blobId": "\x1b[2J"}]},
+        {"siblings": [{"rfilename": "a", "size": 1, "lfs": {"sha256": "x"}}]},
+    ],
+)
+def test_a_description_with_impossible_facts_is_no_answer(
+    hub: StandIn, store: Store, changes: dict[str, Any]
+) -> None:
+    describe(hub, **changes)
+    refused(hub, store, "something else than a description")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\x1b[2J.onnx", "a" * 201, "ä" * 101])
+def test_files_whose_names_nobody_can_show_or_store_are_passed_over(
+    hub: StandIn, store: Store, path: str
+) -> None:
+    describe(hub, siblings=[{"rfilename": f"{WEIGHTS}_data{path}", "size": 1, "blobId": "0" * 40}])
+    get(store)
+
+
+@pytest.mark.parametrize("licence", ["mit\x1b]0;title\x07", "x" * 101, ["mit"], None])
+def test_a_licence_that_no_terminal_shall_show_is_left_out(
+    hub: StandIn, store: Store, licence: object
+) -> None:
+    describe(hub, cardData={"license": licence})
+    get(store)
+    assert store.get("org/tiny").licence == ""
+
+
+def test_a_repository_of_many_graphs_names_the_first_ten(hub: StandIn, store: Store) -> None:
+    files = {f"onnx/{number:02}.onnx": b"x" for number in range(30)}
+    hub.put("org/many", {"config.json": b"{}", "tokenizer.json": b"{}"} | files)
+    with pytest.raises(HubError, match=r"09\.onnx$"):
+        pulled(store, "org/many")
+
+
+@EVERYWHERE
+def test_what_is_compressed_without_being_asked_for_is_refused(
+    hub: StandIn, store: Store, place: str
+) -> None:
+    """A few kilobytes of it may be a gigabyte, and no part of it could be continued."""
+    body = gzip.compress(bytes(100_000))
+    hub.misbehave(on=place, body=body, headers={"content-encoding": "gzip"})
+    refused(hub, store, "something compressed")
+
+
+def test_a_description_without_end_is_read_no_further_than_it_may_be_long(
+    hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_LONGEST_DESCRIPTION", 100_000)
+    hub.misbehave(on=API, body=b" " * (64 << 20))
+    refused(hub, store, "a description of more than 100000 bytes")
+    assert hub.served < 32 << 20  # the rest was in nobody's memory but the kernel's
+
+
+@pytest.mark.parametrize("place", [API, LARGE])
+def test_the_body_of_a_refusal_stays_unread(hub: StandIn, store: Store, place: str) -> None:
+    hub.misbehave(on=place, status=451, body=b" " * (64 << 20))
+    refused(hub, store, "answers with status 451")
+    assert hub.served < 32 << 20
+
+
 # --- the way there, and this machine ---------------------------------------------------------
 
 
@@ -292,12 +379,49 @@ def test_a_hub_out_of_reach_is_an_error(store: Store, monkeypatch: pytest.Monkey
     assert sound(store) == []
 
 
+def test_a_proxy_is_used_as_the_environment_says(
+    hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://nobody.invalid")
+    monkeypatch.setenv("HTTP_PROXY", hub.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # where the large files are
+    get(store)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HTTP_PROXY", "foo:bar", "proxies or TLS"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "proxies or TLS"),
+        ("SSL_CERT_FILE", "/nonexistent", "proxies or TLS"),
+        ("HF_TOKEN", "hf_sécret", "HF_TOKEN: .*copy it again"),
+        ("HF_TOKEN", "hf_sec\x01ret", "HF_TOKEN: .*copy it again"),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT: is no address"),
+        ("HF_ENDPOINT", "http://127.0.0.1:99999", "HF_ENDPOINT: is no address"),
+        ("HF_ENDPOINT", "http://a\x01b", "HF_ENDPOINT: is no address"),
+        ("HF_ENDPOINT", "http://a b", "HF_ENDPOINT: is no address"),
+        ("HF_ENDPOINT", "huggingface.co", "HF_ENDPOINT: is no address"),
+        ("HF_ENDPOINT", "ftp://hub", "HF_ENDPOINT: is no address"),
+        ("HF_ENDPOINT", "http://", "HF_ENDPOINT: is no address"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(
+    hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"(?s){words}") as caught:
+        pulled(store, "org/tiny")
+    assert type(caught.value) is UsageError
+    assert "cret" not in caught.value.message
+    assert hub.asked == []
+
+
 def test_room_is_looked_for_before_anything_large_comes(
     hub: StandIn, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 5000))
-    with pytest.raises(HubError, match=r"no room for org/tiny: it needs .* kB|MB, and 5.0 kB are free"):
+    with pytest.raises(HubError, match=r"no room for org/tiny: it needs \S+ (kB|MB), and 5.0 kB are free"):
         pulled(store, "org/tiny")
     assert hub.downloads() == []
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.engine.models.patience import Patience
 from runtime.engine.models.store import Store
+from runtime.errors import HubError
 from tests.hub.conftest import WEIGHTS
 from tests.hub.pulling import listed, pulled, sound
 from tests.hub.standin import StandIn
@@ -91,6 +93,47 @@ def test_a_pull_that_is_killed_after_its_download_leaves_a_whole_model_or_none(
     assert len(hub.downloads(WEIGHTS)) == 1
 
 
+KILLED_AT_THE_END = """
+import os, signal, sys
+from runtime.engine.models import prepare
+from runtime.engine.models.store import Store
+from tests.hub.pulling import pulled
+
+replace = prepare._replace
+
+def replace_and_die(target, made):
+    replace(target, made)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+prepare._replace = replace_and_die
+pulled(Store(sys.argv[1], {}), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_a_killed_pull_shares_with_the_model_is_not_written_to_by_the_next(
+    hub: StandIn, tmp_path: Path, graph: dict[str, bytes], ranges: bool
+) -> None:
+    """The downloaded files and those of the model are the same ones on disk, until the first are deleted."""
+    store, data = Store(tmp_path / "models", {}), "onnx/model.onnx.data"
+    hub.put(NAME, graph)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
+    command = [sys.executable, "-c", KILLED_AT_THE_END, str(store.models_dir), NAME]
+    assert subprocess.run(command, env=environ, cwd=REPOSITORY, timeout=60).returncode == -signal.SIGKILL
+    assert listed(store) == [PARTIAL, FOLDER]
+    card = store.get(NAME)
+    hub.put(NAME, graph | {data: graph[data] + bytes(4096)}, "v2")
+    hub.misbehave(on=data, stop=100, ranges=ranges)
+    with pytest.raises(HubError):
+        pulled(store, f"{NAME}@v2", patience=Patience(attempts=1))
+    assert sound(store) == [NAME]
+    assert store.get(NAME) == card
+    hub.faults.clear()
+    assert pulled(store, f"{NAME}@v2").revision != card.revision
+    assert sound(store) == [NAME]
+    assert listed(store) == [FOLDER]
+
+
 # --- other processes -------------------------------------------------------------------------
 
 
@@ -149,14 +192,14 @@ def test_two_pulls_at_once_download_once(terminal: Terminal, hub: StandIn) -> No
 
 def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(terminal: Terminal, hub: StandIn) -> None:
     hub.hold_after(60_000)
-    first = terminal.start("pull", NAME)
+    first = terminal.start("pull", NAME, "--revision", "main")
     eventually(hub.holding, "it to be on its way")
     kept = terminal.store.models_dir / PARTIAL / WEIGHTS
     eventually(lambda: kept.exists() and kept.stat().st_size > 40_000, "the bytes to be kept")
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=30)
     assert first.returncode == 130
-    assert f"\nnote: stopped; `functions models pull {NAME}` goes on where it was\n" in said
+    assert f"\nnote: stopped; `functions models pull {NAME} --revision main` goes on where it was\n" in said
     assert "Traceback" not in said
     hub.go_on()
     again = terminal.start("pull", NAME)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from runtime.cli.models import repair
 from runtime.engine.model import EmbeddingModel
 from runtime.engine.models import pull as module
 from runtime.engine.models.card import CARD
 from runtime.engine.models.catalogue import Entry, PackageSource
-from runtime.engine.models.lock import locked
 from runtime.engine.models.prepare import prepare
 from runtime.engine.models.pull import pull_folder
 from runtime.engine.models.store import Store
@@ -26,7 +26,7 @@ from runtime.errors import HubError, StartError, UsageError
 from tests.engine import tiny
 from tests.hub.conftest import GRAPH, WEIGHTS, entry
 from tests.hub.pulling import Told, listed, pulled, sound
-from tests.hub.standin import StandIn
+from tests.hub.standin import StandIn, standing_in
 
 REPOSITORY = Path(__file__).parents[2]
 IDS = [2, 40, 9, 70, 12, 3]
@@ -152,6 +152,52 @@ def test_an_architecture_that_cannot_be_used_is_refused_before_its_weights_come(
     assert listed(store) == []
 
 
+def without(files: dict[str, bytes], **config: object) -> dict[str, bytes]:
+    """The repository with another configuration; None: without this line of it."""
+    facts = json.loads(files["config.json"]) | config
+    return files | {"config.json": json.dumps({k: v for k, v in facts.items() if v is not None}).encode()}
+
+
+@pytest.mark.parametrize("limit", ["null", '"512"', "-1", "0", "true", "Infinity", "NaN", "1e30", "9" * 30])
+def test_a_limit_that_is_no_number_of_tokens_is_no_limit(
+    hub: StandIn, store: Store, weights: dict[str, bytes], limit: str
+) -> None:
+    hub.put("org/tiny", weights | {"tokenizer_config.json": b'{"model_max_length": %s}' % limit.encode()})
+    assert pulled(store, "org/tiny").max_tokens == tiny.POSITIONS
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"max_position_embeddings": 5000}, "does not read texts of 5000 tokens"),
+        ({"max_position_embeddings": float("inf")}, "does not read texts of 512 tokens"),
+        ({"max_position_embeddings": None}, "does not read texts of 512 tokens"),
+        ({"max_position_embeddings": 2}, "no text of more than 2 tokens"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_an_error_before_anybody_uses_the_model(
+    hub: StandIn, store: Store, weights: dict[str, bytes], config: dict[str, object], words: str
+) -> None:
+    hub.put("org/tiny", without(weights, **config))
+    with pytest.raises(StartError, match=words) as caught:
+        pulled(store, "org/tiny")
+    assert caught.value.remedy
+    assert listed(store) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_json_of_any_depth_is_a_broken_file(
+    hub: StandIn, store: Store, weights: dict[str, bytes], name: str
+) -> None:
+    hub.put("org/tiny", weights | {name: b'{"a":' * 100_000})
+    with pytest.raises(StartError, match=rf"{name}: Cannot be read"):
+        pulled(store, "org/tiny")
+
+
 def test_progress_goes_up_to_the_total_that_was_told_before(hub: StandIn, store: Store) -> None:
     wanted = module.order(store, "org/graph")
     assert wanted is not None
@@ -189,15 +235,24 @@ def test_a_disk_without_links_gets_copies(
     assert sound(store) == ["org/graph"]
 
 
-def test_what_a_pull_killed_at_its_very_end_left_is_removed_by_the_next(hub: StandIn, store: Store) -> None:
-    card = pulled(store, "org/tiny")
-    left = module.partial_folder(store, "org/tiny")
-    left.mkdir()
-    with locked(store.folder("org/tiny")):  # somebody is at work there
-        assert pulled(store, "org/tiny") == card
-        assert left.exists()
-    assert pulled(store, "org/tiny") == card
-    assert listed(store) == ["org--tiny"]
+def test_a_catalogue_model_may_have_another_name_here(
+    hub: StandIn, store: Store, graph: dict[str, bytes]
+) -> None:
+    small = graph[GRAPH].replace(b"model.onnx.data", b"small.onnx.data")
+    files = graph | {"onnx/small.onnx": small, "onnx/small.onnx.data": graph["onnx/model.onnx.data"]}
+    hub.put("org/graph", files)
+    known = entry(files, "org/graph", GRAPH, **{"onnx/small.onnx": b""})
+    store = Store(store.models_dir, {"graph": known})
+    pulled(store, "graph")
+    card = pulled(store, "graph", name="graph-small", file="onnx/small.onnx")
+    assert (card.name, card.weights, card.max_tokens) == ("graph-small", "onnx/small.onnx", 12)
+    assert card.sha256 == known.files["onnx/small.onnx"].sha256
+    assert sound(store) == ["graph", "graph-small"]
+    Path(card.folder, "tokenizer.json").unlink()
+    step = repair(store, store.get("graph-small"))
+    assert step == "functions models pull graph --name graph-small --file onnx/small.onnx"
+    assert pulled(store, "graph", name="graph-small", file="onnx/small.onnx") == card
+    assert sound(store) == ["graph", "graph-small"]
 
 
 def test_a_model_of_a_package_is_none_of_the_hub_s(hub: StandIn, tmp_path: Path) -> None:
@@ -221,6 +276,20 @@ def test_the_token_goes_to_the_hub_and_to_no_other_host(
     said = {asked.host: asked.headers.get("authorization") for asked in hub.asked}
     assert said == {"hub": f"Bearer {hub.token}", "store": None}
     assert hub.token not in Path(store.get("org/tiny").folder, CARD).read_text()
+
+
+def test_a_description_from_elsewhere_comes_without_the_token(
+    hub: StandIn, store: Store, weights: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_a-token")
+    with standing_in() as other:
+        other.put("org/tiny", weights)
+        place = f"{other.url}/api/models/org/tiny?blobs=true"
+        hub.misbehave(on="/api/", status=302, headers={"location": place}, body=b"")
+        pulled(store, "org/tiny")
+        (asked,) = other.asked
+    assert "authorization" not in asked.headers
+    assert sound(store) == ["org/tiny"]
 
 
 @pytest.mark.parametrize("name", ["org/tiny", "org/nothing"])
@@ -284,16 +353,6 @@ def test_settings_of_the_library_that_make_no_sense_are_named(
     assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 
-@pytest.mark.parametrize("address", ["huggingface.co", "ftp://hub", "http://"])
-def test_an_endpoint_that_is_no_address_is_named(
-    store: Store, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with pytest.raises(UsageError, match="HF_ENDPOINT"):
-        pulled(store, "tiny")
-
-
 # --- what is asked for -----------------------------------------------------------------------
 
 
@@ -307,7 +366,8 @@ def test_an_endpoint_that_is_no_address_is_named(
         ("org/tiny", {"file": "../../etc/passwd.onnx"}, "--file"),
         ("org/tiny", {"file": "pytorch_model.bin"}, "--file"),
         ("org/tiny", {"name": "graph"}, "another model"),
-        ("tiny", {"name": "mine"}, "its own name"),
+        ("tiny", {"name": "graph"}, "another model"),
+        ("../a/b", {"name": "mine"}, "no model name"),
         ("org/tiny", {"name": ".."}, "no model name"),
     ],
 )
@@ -317,6 +377,20 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
     with pytest.raises(UsageError, match=words):
         pulled(store, what, **wishes)
     assert hub.asked == []
+
+
+def test_the_order_of_the_documentation_is_understood(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "ai.md").read_text()
+    (line,) = (line for line in page.splitlines() if "models pull" in line and "--name gte" in line)
+    _, _, _, what, *options = line.split()
+    wishes = {
+        option.removeprefix("--"): value for option, value in zip(options[::2], options[1::2], strict=True)
+    }
+    wanted = module.order(Store(tmp_path), what, **wishes)
+    assert wanted is not None
+    assert (wanted.name, wanted.repository) == ("gte-small-int8", "Supabase/gte-small")
+    assert wanted.entry is not None
+    assert wanted.entry.known(wanted.file)
 
 
 def test_a_repository_may_have_another_name_here(hub: StandIn, store: Store) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import body, eventually, project
+from tests.running import body, project
 
 from .users import ME, USERS, User
 
@@ -46,8 +46,10 @@ def serves(user: User, root: Path) -> None:
         assert (answer["user"] == 0) is False
         assert Path(answer["cwd"]).is_relative_to(root.parent / "tmp")
         if os.access(root / "functions" / "here" / "near.py", os.W_OK):
-            (root / "functions" / "here" / "near.py").write_text('NAME = "new"\n')
-            eventually(lambda: body(client.get("/here"))["near"] == "new", "the new version")
+            newer = 'NAME = "new"\n'
+            server.save_until(
+                "functions/here/near.py", newer, lambda: body(client.get("/here"))["near"] == "new"
+            )
         assert contents(root) == before
     assert server.process.returncode == 0
 

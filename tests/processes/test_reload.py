@@ -36,12 +36,8 @@ class Edited:
         self.server, self.client, self.root = server, client, root
 
     def save(self, path: str, text: str) -> None:
-        """Replace a file as editors do: write another beside it and rename."""
-        target = self.root / "functions" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f"{target.name}.tmp")
-        beside.write_text(text)
-        beside.replace(target)
+        """Replace a file of the functions."""
+        self.server.save(f"functions/{path}", text)
 
     def configure(self, text: str) -> None:
         (self.root / "supabase" / "config.toml").write_text(CONFIG + text)

@@ -77,11 +77,8 @@ def talk(version: str) -> str:
 
 
 def save(server: Server, path: str, text: str) -> None:
-    """Replace a file as editors do."""
-    target = server.root / "functions" / path
-    beside = target.with_name(f"{target.name}.tmp")
-    beside.write_text(text)
-    beside.replace(target)
+    """Replace a file of the functions."""
+    server.save(f"functions/{path}", text)
 
 
 def dial(server: Server, target: str, **options: Any) -> ClientConnection:

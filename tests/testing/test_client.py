@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from runtime import ai
 from runtime.errors import ConfigError, NotFound
-from runtime.testing import FakeSession, FunctionClient
+from runtime.testing import FakeSession, FunctionClient, house
 from tests.running import HELLO, eventually, project
 
 EMBED = """
@@ -438,3 +438,47 @@ def test_a_session_of_before_knows_its_models_again(root: Path) -> None:
         pass
     with pytest.raises(ai.ModelNotFound):
         ai.Session("mistral")
+
+
+SLOW = "import asyncio\nasync def startup():\n    await asyncio.Event().wait()\n" + HELLO
+SPINS = """
+import time
+from pathlib import Path
+
+async def startup():
+    while not Path(__file__).with_name("enough").exists():
+        time.sleep(0.01)
+"""
+BOOT = "[ai]\npreload = []\n[functions.hello]\nboot_s = 0.2\n"
+
+
+def test_a_function_that_takes_too_long_to_load_says_so(tmp_path: Path) -> None:
+    root = project(tmp_path, {"hello": SLOW}, BOOT)
+    with (
+        pytest.raises(RuntimeError, match=r"^hello was not ready within 0\.2 s \(boot_s\)$"),
+        FunctionClient("hello", root=root, raise_errors=True),
+    ):
+        raise AssertionError("it was ready")
+    with FunctionClient("hello", root=root) as client:
+        assert client.get("/").status_code == 503
+        assert "it was not ready within 0.2 s (boot_s): its startup() does not end" in client.log
+
+
+def test_a_startup_that_blocks_the_loop_holds_no_test_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house, "_MARGIN_S", 0.1)
+    root = project(tmp_path, {"hello": SPINS + HELLO}, BOOT)
+    with pytest.raises(RuntimeError, match=r"hello was not ready within 0\.3 s: something in its import"):
+        FunctionClient("hello", root=root).__enter__()
+    (root / "functions/hello/enough").touch()
+    eventually(lambda: all(thread.name != "function" for thread in threading.enumerate()), "its end")
+
+
+@pytest.mark.parametrize(
+    "config", ["[functions.hello]\nenabled = false\n", "[edge_runtime]\nenabled = false\n"]
+)
+def test_a_function_that_is_switched_off_is_not_found(tmp_path: Path, config: str) -> None:
+    root = project(tmp_path, {"hello": HELLO}, f"[ai]\npreload = []\n{config}")
+    with FunctionClient("hello", root=root) as client:
+        assert client.get("/").status_code == 404

@@ -409,6 +409,13 @@ def test_leaving_a_stream_cancels_it(client: Client) -> None:
     eventually(lambda: client.get("/left").json() == before + 1, "the generator was closed")
 
 
+def test_a_head_ends_the_stream_it_does_not_want(client: Client) -> None:
+    left = client.get("/left").json()
+    response = client.head("/endless")
+    assert (response.status_code, response.content) == (200, b"")
+    eventually(lambda: client.get("/left").json() == left + 1, "the generator's end")
+
+
 def test_work_outlives_the_response(client: Client) -> None:
     before = client.get("/worked").json()
     assert client.get("/later").text == "soon"

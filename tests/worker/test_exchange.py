@@ -234,6 +234,54 @@ async def test_what_is_sent_after_the_end_is_ignored(ends: Ends) -> None:
         await gateway.receive()
 
 
+PROMISED = [(b"content-length", b"4")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "pieces"),
+    [
+        (PROMISED, [(b"four", False)]),
+        (PROMISED, [(b"four", True), (b"", False)]),  # as middleware passes a plain response on
+        (PROMISED, [(b"", False)]),
+        (PROMISED, [(b"", True), (b"", False)]),
+        ([], [(b"", False)]),
+    ],
+)
+async def test_the_response_to_a_head_is_its_start(
+    ends: Ends, headers: frames.Headers, pieces: list[tuple[bytes, bool]]
+) -> None:
+    worker, gateway = ends
+    exchange = HttpExchange(worker, head(method="HEAD"))
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+    for body, more in pieces:
+        await exchange.send({"type": "http.response.body", "body": body, "more_body": more})
+        assert exchange.finished
+    assert await received(gateway) == [frames.Start(200, headers), frames.Body(b"", False)]
+    assert not exchange.cut
+
+
+@pytest.mark.parametrize(
+    ("headers", "before"),
+    [
+        ([], []),
+        ([], [b""]),
+        (PROMISED, []),
+    ],
+)
+async def test_a_body_that_would_go_on_after_a_head_is_cut(
+    ends: Ends, headers: frames.Headers, before: list[bytes]
+) -> None:
+    worker, gateway = ends
+    exchange = HttpExchange(worker, head(method="HEAD"))
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+    for body in before:
+        await exchange.send({"type": "http.response.body", "body": body, "more_body": True})
+    with pytest.raises(OSError, match="nobody wants the body"):
+        await exchange.send({"type": "http.response.body", "body": b"a", "more_body": True})
+    assert exchange.cut
+    assert await received(gateway) == [frames.Start(200, headers), frames.Body(b"", False)]
+
+
 async def test_a_response_is_complete_with_the_last_byte_that_was_promised(ends: Ends) -> None:
     """What the application does before it says so (background tasks) must not end with the client."""
     worker, gateway = ends

@@ -11,9 +11,18 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from runtime.worker import logs
 from runtime.worker.lifespan import Lifespan
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was logged."""
+    texts: list[str] = []
+    monkeypatch.setattr(logs, "emit", lambda level, text, request_id="": texts.append(text))
+    return texts
 
 
 def application(told: list[str], fails: str = "") -> Starlette:
@@ -67,13 +76,14 @@ async def test_a_startup_that_fails_without_a_reason_says_so() -> None:
         await Lifespan(app).startup()
 
 
-async def test_a_shutdown_that_fails_ends_all_the_same() -> None:
-    told: list[str] = []
-    lifespan = Lifespan(application(told, fails="shutdown"))
+async def test_a_shutdown_that_fails_ends_all_the_same_and_is_logged(told: list[str]) -> None:
+    done: list[str] = []
+    lifespan = Lifespan(application(done, fails="shutdown"))
     await lifespan.startup()
     async with asyncio.timeout(5):
         await lifespan.shutdown()
-    assert told == ["startup", "shutdown"]
+    assert done == ["startup", "shutdown"]
+    assert 'raise RuntimeError("stuck")' in told[0]
 
 
 async def test_an_app_that_knows_no_lifespan_is_run_without() -> None:
@@ -109,6 +119,66 @@ async def test_an_app_that_ends_during_its_life_is_not_waited_for() -> None:
         await lifespan.startup()
         dies.set()
         await lifespan.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [({"message": "stuck"}, "the application's shutdown failed\nstuck"), ({}, "no reason given")],
+)
+async def test_a_shutdown_that_says_it_failed_is_logged_once(
+    told: list[str], message: dict[str, str], said: str
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.failed", **message})
+        raise RuntimeError("as frameworks do")
+
+    lifespan = Lifespan(app)
+    await lifespan.startup()
+    await lifespan.shutdown()
+    (text,) = told
+    assert text.endswith(said)
+
+
+async def test_what_becomes_of_a_shutdown_that_nobody_waits_for_any_more_is_not_logged(
+    told: list[str],
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await send({"type": "lifespan.shutdown.failed", "message": "cancelled"})
+
+    lifespan = Lifespan(app)
+    await lifespan.startup()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(lifespan.shutdown(), 0.01)
+    assert lifespan._task is not None
+    lifespan._task.cancel()
+    await asyncio.wait([lifespan._task])
+    assert told == []
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+async def test_a_lifespan_that_fails_while_the_application_serves_is_logged(
+    told: list[str], kind: type[BaseException]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        raise kind("lost the database")
+
+    lifespan = Lifespan(app)
+    await lifespan.startup()
+    await lifespan.shutdown()
+    (text,) = told
+    assert text.startswith("the application's lifespan failed while it served\nTraceback")
+    assert text.endswith(f"{kind.__name__}: lost the database")
 
 
 async def test_a_life_that_was_never_begun_needs_no_end() -> None:

@@ -49,6 +49,18 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
+@pytest.mark.parametrize("name", ["test_data", "load_test", "conftest"])
+def test_a_test_is_missing_as_others_are_unless_it_lies_there(tmp_path: Path, name: str) -> None:
+    finder = SnapshotFinder({"hello/index.py": b""}, str(tmp_path), str(tmp_path), "hello", "", {})
+    assert finder.find_spec(f"_function.hello.{name}") is finder.find_spec(name) is None
+    (tmp_path / "hello").mkdir()
+    (tmp_path / f"hello/{name}.py").touch()
+    for fullname in (f"_function.hello.{name}", name):
+        with pytest.raises(ModuleNotFoundError, match=f"No module named '{name}': files called test_"):
+            finder.find_spec(fullname)
+    assert finder.find_spec("_function.hello.other") is None
+
+
 def test_the_entry_file_is_a_module_with_a_private_name_and_its_own_path(load: Load) -> None:
     source = "result = [__name__, __package__, __file__, __spec__.origin, __spec__.name]"
     assert load({"hello/index.py": source}) == [

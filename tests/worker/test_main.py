@@ -18,7 +18,7 @@ from runtime.channel import Stream, open_stream
 from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed
 from runtime.marks import shared_file
-from runtime.worker import logs
+from runtime.worker import logs, main
 from runtime.worker.loader import ROOT, SnapshotFinder
 from runtime.worker.main import Worker
 
@@ -118,6 +118,7 @@ class Life:
         self.task: asyncio.Task[int] | None = None
         self.streams: list[Stream[frames.ResponseFrame]] = []
         self.heard: list[frames.WorkerFrame] = []
+        self.parts: list[str] = []
 
     def begin(
         self, files: dict[str, str], early: list[tuple[Any, list[int]]] | None = None, **boot: Any
@@ -130,12 +131,16 @@ class Life:
         self.task = asyncio.create_task(self.worker.live(early or []))
 
     async def hears(self) -> frames.WorkerFrame:
-        """What it says next."""
+        """What it says next; how far its loading is goes to `parts`."""
         async with asyncio.timeout(10):
-            while not self.heard:
-                await asyncio.sleep(0)
-                self.heard += [frame for frame, _ in self.gateway.receive()]
-        return self.heard.pop(0)
+            while True:
+                while not self.heard:
+                    await asyncio.sleep(0)
+                    self.heard += [frame for frame, _ in self.gateway.receive()]
+                frame = self.heard.pop(0)
+                if not isinstance(frame, frames.Loading):
+                    return frame
+                self.parts.append(frame.part)
 
     async def ready(self, source: str) -> frames.Ready:
         self.begin({"f/index.py": source})
@@ -311,7 +316,7 @@ async def test_a_drain_has_an_end(life: Life, told: Told) -> None:
     await life.ask("/later")
     life.gateway.send(frames.Drain(0.02))
     assert await life.hears() == frames.Drained()
-    assert told == [("warning", "1 requests and 1 tasks of wait_until did not end within 0.02 s", "")]
+    assert told == [("warning", "1 request and 1 task of wait_until did not end within 0.02 s", "")]
     asked.cancel()
 
 
@@ -328,6 +333,36 @@ async def test_work_that_fails_after_the_answer_is_logged_with_its_request(
     assert (level, request_id) == ("error", "request-1")
     assert text.startswith("work given to wait_until failed\n")
     assert error in text
+
+
+@pytest.mark.parametrize(
+    "hangs", ["import asyncio; await asyncio.Event().wait()", "while True: await send()"]
+)
+async def test_a_lifespan_that_does_not_end_has_the_seconds_of_the_drain(
+    life: Life, told: Told, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    monkeypatch.setattr(main, "_LAST_S", 0.01)
+    send = "import asyncio\nasync def send(): await asyncio.sleep(0)\n"
+    await life.ready(send + APP.replace('print("shutdown")', hangs))
+    life.gateway.send(frames.Drain(0.05))
+    assert await life.hears() == frames.Drained()
+    assert await life.status() == 0
+    assert told == [("warning", "the application's lifespan shutdown did not end within 0.05 s", "")]
+
+
+async def test_a_lifespan_whose_shutdown_fails_is_logged(life: Life, told: Told) -> None:
+    await life.ready(APP.replace('print("shutdown")', 'raise ValueError("pool is stuck")'))
+    life.gateway.send(frames.Drain(5.0))
+    assert await life.hears() == frames.Drained()
+    ((level, text, _),) = told
+    assert level == "error"
+    assert text.startswith("the application's shutdown failed\nTraceback")
+    assert text.endswith("ValueError: pool is stuck")
+
+
+async def test_the_gateway_is_told_which_part_of_loading_begins(life: Life) -> None:
+    await life.ready("async def startup(): ...\n" + APP)
+    assert life.parts == ["import", "startup", "lifespan"]
 
 
 async def test_a_drained_worker_accepts_nothing_more(life: Life) -> None:
@@ -440,12 +475,20 @@ async def test_a_before_unload_that_fails_is_logged_and_the_drain_goes_on(
     assert said in text
 
 
+async def test_a_before_unload_that_is_cancelled_is_logged(life: Life, told: Told) -> None:
+    hook = "async def before_unload(reason):\n    import asyncio\n    asyncio.current_task().cancel()\n"
+    await life.ready(HELLO + "\n" + hook + "    await asyncio.sleep(0)\n")
+    life.gateway.send(frames.Drain(60.0))
+    assert await life.hears() == frames.Drained()
+    assert told == [("error", "before_unload was cancelled before its end", "")]
+
+
 async def test_a_before_unload_that_hangs_has_the_seconds_of_the_drain(life: Life, told: Told) -> None:
     await life.ready(HOOKS + HOOKED_HANDLER)
     life.gateway.send(frames.Drain(0.05))
     assert await life.hears() == frames.Drained()
     assert await life.status() == 0
-    text = "0 requests and 0 tasks of wait_until, and before_unload, did not end within 0.05 s"
+    text = "before_unload did not end within 0.05 s"
     assert told == [("warning", text, "")]
 
 

@@ -50,8 +50,10 @@ class Worker:
             entrypoint=f"{self.function}/index.py", environ={"OWN": self.function},
         )
         self.door.send(boot, [archive, shared_file(bytes(8))])
-        [(frame, _)] = self.door.wait()
-        return frame
+        while True:
+            for frame, _ in self.door.wait():
+                if not isinstance(frame, frames.Loading):
+                    return frame
 
 def forked(workers):
     waiting = {worker.token: worker for worker in workers}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import sqrt
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -34,12 +34,15 @@ _IR = 9
 _PAGE = 4096  # where mapped weights begin
 
 
+_Count = Annotated[int, msgspec.Meta(gt=0)]
+
+
 class _Config(msgspec.Struct, frozen=True):
     """What the graph depends on, from `config.json`."""
 
-    hidden_size: int
-    num_attention_heads: int
-    num_hidden_layers: int
+    hidden_size: _Count
+    num_attention_heads: _Count
+    num_hidden_layers: _Count
     model_type: str = ""
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeGuard
 
 import msgspec
 
@@ -17,6 +17,15 @@ from runtime.frames import ModelCard
 CARD = "card.json"
 FORMAT = 2
 """Of the folders that we prepare; a card of another format is prepared again."""
+
+
+SHORTEST = 3
+"""A model that reads fewer tokens reads no text: two are the special ones around it."""
+
+_LONGEST = 1_000_000  # some files say "no limit" with a number of thirty digits
+_NO_WORD = 512  # what most encoders have been trained on
+
+_Count = Annotated[int, msgspec.Meta(gt=0, le=_LONGEST)]
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -50,8 +59,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    dimensions: int
-    max_tokens: int
+    dimensions: _Count
+    max_tokens: Annotated[int, msgspec.Meta(ge=SHORTEST, le=_LONGEST)]
     pooling: Pooling = "mean"
     prefix: str = ""
     source: str = ""
@@ -79,12 +88,20 @@ _decoder = msgspec.json.Decoder(Card)
 
 
 def read_card(folder: Path) -> Card | None:
-    """The card of a prepared folder; None if it has none, or one of another format."""
+    """The card of a prepared folder; None if it has none, one of another format, or one that
+    nobody of ours can have written."""
     try:
         card = _decoder.decode((folder / CARD).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, RecursionError):
         return None
-    return msgspec.structs.replace(card, folder=str(folder)) if card.format == FORMAT else None
+    return msgspec.structs.replace(card, folder=str(folder)) if _is_ours(card) else None
+
+
+def _is_ours(card: Card) -> bool:
+    """Whether its words may be shown on a terminal, and its paths followed."""
+    paths = [card.graph, *(file.path for file in card.files)]
+    inside = all(not path.startswith("/") and ".." not in path.split("/") for path in paths)
+    return card.format == FORMAT and inside and "".join([card.licence, card.revision, *paths]).isprintable()
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -100,17 +117,19 @@ def describe(folder: Path, name: str) -> Card:
         StartError: a file is missing or broken, or says something that we cannot do.
     """
     config = read_json(folder / "config.json")
-    dimensions = config.get("hidden_size")
-    if not isinstance(dimensions, int):
+    dimensions, max_tokens = config.get("hidden_size"), _max_tokens(folder, config)
+    if not _is_count(dimensions) or max_tokens < SHORTEST:
         raise StartError(
-            "The model's configuration does not say its hidden_size",
+            "The model's configuration does not say its hidden_size"
+            if max_tokens >= SHORTEST
+            else f"The model's configuration says that it reads no text of more than {max_tokens} tokens",
             where=str(folder / "config.json"),
             remedy="use a folder as sentence-transformers or transformers save one",
         )
     return Card(
         name=name,
         dimensions=dimensions,
-        max_tokens=_max_tokens(folder, config),
+        max_tokens=max_tokens,
         pooling=_pooling(folder),
         source=f"folder {folder}",
     )
@@ -132,7 +151,7 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
             where=os.fspath(path.parent),
             remedy="copy the whole model folder, with config.json and tokenizer.json",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StartError(
             f"Cannot be read: {error}", where=os.fspath(path), remedy="copy or install the model again"
         ) from error
@@ -142,13 +161,15 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 
 def _max_tokens(folder: Path, config: Mapping[str, Any]) -> int:
-    positions = config.get("max_position_embeddings", 512)
     authors = read_json(folder / "sentence_bert_config.json", optional=True).get("max_seq_length")
-    if not authors:
-        tokenizer = read_json(folder / "tokenizer_config.json", optional=True)
-        authors = tokenizer.get("model_max_length", positions)
-    # Some files say "no limit" with a number of thirty digits.
-    return int(min(authors, positions))
+    if not _is_count(authors):
+        authors = read_json(folder / "tokenizer_config.json", optional=True).get("model_max_length")
+    told = filter(_is_count, (authors, config.get("max_position_embeddings")))
+    return min(told, default=_NO_WORD)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= _LONGEST
 
 
 def _pooling(folder: Path) -> Pooling:

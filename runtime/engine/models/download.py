@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from runtime.engine.models.hub import Hub, RemoteFile
+from runtime.engine.models.leftovers import discard
 from runtime.errors import HubError
 
 
@@ -40,14 +43,16 @@ def download(
 
 
 def had(target: Path, file: RemoteFile) -> int:
-    """The bytes of the file that are there already; one that is too long is removed."""
+    """The bytes of the file that are there already; what cannot be its beginning is removed."""
     try:
-        size = target.stat().st_size
+        facts = os.lstat(target)
     except FileNotFoundError:
         return 0
-    if size <= file.size:
-        return size
-    target.unlink()
+    # A kill at the very end of a pull leaves files that the model in the store shares.
+    ours = facts.st_nlink == 1 or facts.st_size == file.size
+    if stat.S_ISREG(facts.st_mode) and ours and facts.st_size <= file.size:
+        return facts.st_size
+    discard(target)
     return 0
 
 

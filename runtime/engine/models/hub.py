@@ -1,7 +1,7 @@
 """A model hub that speaks the Hugging Face API: what a repository holds, and its files.
 
-huggingface_hub finds the token, makes URLs and headers, and knows what the hub's refusals
-mean. The bytes are read here: its own download starts again from nothing after a kill, and
+huggingface_hub finds the token and the limits of time. What the hub answers is read here: the
+library reads answers of any length, starts a download again from nothing after a kill, and
 trusts the length of a file instead of its digest.
 """
 
@@ -12,13 +12,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from runtime.engine.models.patience import Attempts, Passing, Patience, Say, wait_of
-from runtime.errors import HubError, UsageError
+from runtime.errors import HubError, HubRefused, UsageError
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 
 _YES = {"1", "ON", "YES", "TRUE"}
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
+
+_LONGEST_DESCRIPTION = 32 * 1024 * 1024  # bytes; a repository of 100 000 files has one
+_LONGEST_PATH = 200  # bytes
+_LONGEST_LICENCE = 100
 
 
 class RemoteFile(msgspec.Struct, frozen=True):
@@ -54,11 +58,37 @@ class Listing(msgspec.Struct, frozen=True):
     Attributes:
         revision: the commit, all of it.
         licence: what the authors say; may be empty.
+        files: those that can be checked.
     """
 
     revision: str
     licence: str
     files: dict[str, RemoteFile]
+
+
+# What the hub's description of a repository looks like; all of it is somebody else's word.
+
+_Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{40,64}\Z")]
+
+
+class _Large(msgspec.Struct):
+    sha256: _Digest
+
+
+class _Sibling(msgspec.Struct, rename="camel"):
+    rfilename: str
+    size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    blob_id: _Digest | None = None
+    lfs: _Large | None = None
+
+
+class _Description(msgspec.Struct, rename="camel"):
+    sha: _Digest
+    siblings: list[_Sibling]
+    card_data: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Description)
 
 
 def offline() -> bool:
@@ -73,13 +103,17 @@ def endpoint() -> str:
     Raises:
         UsageError: the variable holds no address.
     """
+    import httpx2
+
     url = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(
-            "is no address of a hub", where="HF_ENDPOINT", remedy=f"write it like {DEFAULT_ENDPOINT}"
-        )
-    return url
+    with suppress(httpx2.InvalidURL):
+        parts = httpx2.URL(url)
+        is_host = parts.host and "%" not in parts.host and (parts.port or 0) < 1 << 16
+        if parts.scheme in {"http", "https"} and is_host:
+            return url
+    raise UsageError(
+        "is no address of a hub", where="HF_ENDPOINT", remedy=f"write it like {DEFAULT_ENDPOINT}"
+    )
 
 
 def address_of(url: str) -> str:
@@ -88,16 +122,20 @@ def address_of(url: str) -> str:
 
 
 def answers(url: str, seconds: float) -> bool:
-    """Whether anything answers at this address within so many seconds."""
+    """Whether anything answers at this address within so many seconds.
+
+    Raises:
+        UsageError: the settings of proxies or TLS make no sense.
+    """
     from threading import Thread
 
     import httpx2
 
-    heard: list[int] = []
+    client, heard = _client(), list[int]()
 
     def ask() -> None:
-        with suppress(httpx2.HTTPError, httpx2.InvalidURL, OSError):
-            heard.append(httpx2.head(url, timeout=seconds).status_code)
+        with suppress(httpx2.HTTPError, httpx2.InvalidURL, OSError), client:
+            heard.append(client.head(url, timeout=seconds, follow_redirects=False).status_code)
 
     # A name server that does not answer, and a host of many addresses, take longer than any
     # timeout says: hence a thread that nobody waits for.
@@ -107,46 +145,45 @@ def answers(url: str, seconds: float) -> bool:
     return bool(heard)
 
 
+def _client() -> httpx2.Client:
+    import httpx2
+
+    try:
+        return httpx2.Client(follow_redirects=True)
+    except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:
+        raise UsageError(
+            f"The settings of proxies or TLS cannot be used: {error}",
+            remedy="check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+        ) from error
+
+
 class Hub:
-    """The hub that the environment names. Making it imports huggingface_hub and opens nothing.
+    """The hub that the environment names. Making it imports huggingface_hub and asks for nothing.
 
     Args:
         say: told of every wait.
 
     Attributes:
         address: host and port, for people.
+
+    Raises:
+        UsageError: the environment's settings make no sense.
     """
 
     def __init__(self, patience: Patience, say: Say) -> None:
         self._url = endpoint()
-        parts = urlsplit(self._url)
         self.address = address_of(self._url)
-        self._page = f"{parts.scheme}://{self.address}"
         self._patience, self._say = patience, say
-        self._library = _library()
-        self._headers = self._who()
-        self._silence = patience.silence or float(self._library.constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        library = _library()
+        self._headers = _headers(library)
+        self._silence = patience.silence or float(library.constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        self._client = _client()
 
     def __enter__(self) -> Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._library.close_session()
-
-    def _who(self) -> dict[str, str]:
-        """The headers that say who asks, with the token if there is one."""
-        headers: dict[str, str]
-        try:
-            headers = self._library.utils.build_hf_headers(
-                library_name="functions-runtime", library_version=__version__
-            )
-        except OSError as error:
-            raise UsageError(
-                f"The access token cannot be read: {error.strerror}",
-                where=str(error.filename),
-                remedy="allow reading it, or set HF_TOKEN or HF_TOKEN_PATH",
-            ) from error
-        return headers
+        self._client.close()
 
     def list(self, repository: str, revision: str) -> Listing:
         """What the repository holds.
@@ -157,20 +194,15 @@ class Hub:
         Raises:
             HubError: it cannot be had.
         """
-        token = self._headers.get("authorization", "").removeprefix("Bearer ")
-        api = self._library.HfApi(self._url, token or False, "functions-runtime", __version__)
+        place = f"/revision/{quote(revision, safe='')}" if revision else ""
+        url = f"{self._url}/api/models/{repository}{place}?blobs=true"
         attempts = Attempts(self._patience, self.address, self._say)
         while True:
             try:
-                with self._explained(repository, revision):
-                    info = api.model_info(
-                        repository, revision=revision or None, timeout=self._silence, files_metadata=True
-                    )
-                return _listing(info)
+                with self._answer(url, repository, revision) as response:
+                    return self._listing(response)
             except Passing as trouble:
                 attempts.failed(trouble)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise self._nonsense("something else than a description of the repository") from error
 
     def fetch(
         self, repository: str, revision: str, file: RemoteFile, target: Path, done: Callable[[int], None]
@@ -184,45 +216,107 @@ class Hub:
             HubError: it cannot be had. What came so far stays.
             OSError: the disk refuses.
         """
-        url = self._library.hf_hub_url(repository, file.path, revision=revision, endpoint=self._url)
+        url = f"{self._url}/{repository}/resolve/{quote(revision, safe='')}/{quote(file.path)}"
         attempts = Attempts(self._patience, self.address, self._say)
         target.touch()
         while (had := target.stat().st_size) < file.size:
             try:
-                with self._explained(repository, revision):
-                    self._append(url, file, target, done)
+                with self._answer(url, repository, revision, start=had) as response:
+                    self._append(response, file, target, had, done)
             except Passing as trouble:
                 attempts.failed(trouble, progress=target.stat().st_size > had)
 
-    def _append(self, url: str, file: RemoteFile, target: Path, done: Callable[[int], None]) -> None:
-        start = target.stat().st_size
-        # Compressed bytes could neither be counted nor continued.
-        headers = (
-            self._headers | {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
-        )
-        client: httpx2.Client = self._library.get_session()
-        with client.stream("GET", url, headers=headers, timeout=self._silence) as response:
-            self._check_status(response)
-            start = self._start_of(response, file, start)
-            with open(target, "r+b") as out:
-                out.truncate(start)
-                out.seek(start)
-                self._copy(response, file, out, done)
+    @contextmanager
+    def _answer(self, url: str, repository: str, revision: str, start: int = 0) -> Iterator[httpx2.Response]:
+        """What the hub says to a request; failures, on the way too, as `Passing` or `HubError`."""
+        import httpx2
+
+        part = {"range": f"bytes={start}-"} if start else {}
+        try:
+            with self._client.stream(
+                "GET", url, headers=self._headers | part, timeout=self._silence
+            ) as response:
+                self._check(response, repository, revision)
+                yield response
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise Passing(f"cannot be reached: {str(error) or 'no answer'}") from error
+        except httpx2.TimeoutException as error:
+            raise Passing(f"sent no byte for {self._silence:.3g} s") from error
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            raise Passing("broke the connection") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise HubError(
+                f"The model hub cannot be used: {error}",
+                where=self.address,
+                remedy="check HF_ENDPOINT and proxies",
+            ) from error
+
+    def _check(self, response: httpx2.Response, repository: str, revision: str) -> None:
+        # The body of a refusal says nothing that its head does not: it stays unread.
+        status, headers = response.status_code, response.headers
+        if status in _TRY_AGAIN:
+            raise Passing(f"answers with status {status}", wait_of(headers.get("retry-after")))
+        if status not in {200, 206}:
+            raise self._refusal(status, headers, repository, revision)
+        if "text/html" in headers.get("content-type", ""):
+            raise self._nonsense("a web page")
+        if headers.get("content-encoding", "identity") != "identity":
+            raise self._nonsense("something compressed, which nobody asked for")
+
+    def _refusal(self, status: int, headers: httpx2.Headers, repository: str, revision: str) -> HubError:
+        code, said = headers.get("x-error-code", ""), headers.get("x-error-message", "")
+        parts = urlsplit(self._url)
+        token = "set HF_TOKEN to an access token of somebody who may read it"
+        kind = HubRefused if 400 <= status < 500 else HubError
+        if code == "GatedRepo":
+            what = f"{repository} is given only to those who accept its licence"
+            remedy = f"accept it at {parts.scheme}://{self.address}/{repository}, and {token}"
+        elif code == "RevisionNotFound":
+            what = f"{repository} has no revision {revision!r}"
+            remedy = "name a branch, a tag or a commit of it"
+        elif code == "EntryNotFound":
+            kind, what, remedy = HubError, f"{repository} lost a file while it was read", "pull it again"
+        elif said.startswith("Invalid credentials"):
+            kind, what = HubError, "The model hub does not know the access token"
+            remedy = "make a new one, and set HF_TOKEN to it"
+        elif status in {401, 404}:
+            what = f"There is no repository {repository}, or it is private"
+            remedy = f"check the name; if it is private, {token}"
+        elif status == 403:
+            what, remedy = f"The model hub forbids reading {repository}", f"check proxies, or {token}"
+        else:
+            what, remedy = f"The model hub answers with status {status}", "check HF_ENDPOINT and the name"
+        return kind(what, where=self.address, remedy=remedy)
+
+    def _listing(self, response: httpx2.Response) -> Listing:
+        body = bytearray()
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > _LONGEST_DESCRIPTION:
+                raise self._nonsense(f"a description of more than {_LONGEST_DESCRIPTION} bytes")
+        try:
+            return _listing(_decoder.decode(body))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise self._nonsense("something else than a description of the repository") from error
+
+    def _append(
+        self,
+        response: httpx2.Response,
+        file: RemoteFile,
+        target: Path,
+        had: int,
+        done: Callable[[int], None],
+    ) -> None:
+        start = self._start_of(response, file, had)
+        with open(target, "r+b") as out:
+            out.truncate(start)
+            out.seek(start)
+            self._copy(response, file, out, done)
         if target.stat().st_size < file.size:
             raise Passing(f"ended {file.path} early")
 
-    def _check_status(self, response: httpx2.Response) -> None:
-        if response.status_code in _TRY_AGAIN:
-            raise _busy(response)
-        try:
-            self._library.utils.hf_raise_for_status(response)
-        except (AttributeError, TypeError, UnicodeDecodeError) as error:  # it reads the body of a refusal
-            raise self._nonsense(f"status {response.status_code} and a body that makes no sense") from error
-
     def _start_of(self, response: httpx2.Response, file: RemoteFile, asked: int) -> int:
         """The place of the first byte of the body."""
-        if "text/html" in response.headers.get("content-type", ""):
-            raise self._nonsense(f"a web page instead of {file.path}")
         start, whole = _place(response)
         if start not in {0, asked}:
             raise self._nonsense(f"another part of {file.path} than was asked for")
@@ -233,7 +327,7 @@ class Hub:
     def _copy(
         self, response: httpx2.Response, file: RemoteFile, out: Any, done: Callable[[int], None]
     ) -> None:
-        for piece in response.iter_bytes():
+        for piece in response.iter_raw():
             if out.tell() + len(piece) > file.size:
                 raise self._nonsense(f"more than the {file.size} bytes of {file.path}")
             out.write(piece)
@@ -246,64 +340,6 @@ class Hub:
             where=self.address,
             remedy="see whether a proxy or a login page stands between, and whether HF_ENDPOINT is right",
         )
-
-    @contextmanager
-    def _explained(self, repository: str, revision: str) -> Iterator[None]:
-        """Failures of the library and of the network as `Passing` or `HubError`."""
-        import httpx2
-
-        try:
-            yield
-        except self._library.errors.HfHubHTTPError as error:
-            raise self._refusal(error, repository, revision) from error
-        except self._library.errors.HFValidationError as error:
-            raise UsageError(
-                f"{repository!r} is no name of a repository", remedy="write owner/name"
-            ) from error
-        except self._library.errors.OfflineModeIsEnabled as error:
-            raise no_network(repository) from error
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Passing(f"cannot be reached: {str(error) or 'no answer'}") from error
-        except httpx2.TimeoutException as error:
-            raise Passing(f"sent no byte for {self._silence:.3g} s") from error
-        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
-            raise Passing("broke the connection") from error
-        except httpx2.HTTPError as error:
-            raise HubError(
-                f"The model hub cannot be used: {error}",
-                where=self.address,
-                remedy="check HF_ENDPOINT and proxies",
-            ) from error
-
-    def _refusal(self, error: Any, repository: str, revision: str) -> Exception:
-        status = error.response.status_code
-        if status in _TRY_AGAIN:
-            return _busy(error.response)
-        what, remedy = self._reason(error, status, repository, revision)
-        return HubError(what, where=self.address, remedy=remedy)
-
-    def _reason(self, error: Any, status: int, repository: str, revision: str) -> tuple[str, str]:
-        errors = self._library.errors
-        token = "set HF_TOKEN to an access token of somebody who may read it"
-        if isinstance(error, errors.GatedRepoError):
-            return (
-                f"{repository} is given only to those who accept its licence",
-                f"accept it at {self._page}/{repository}, and {token}",
-            )
-        if isinstance(error, errors.RevisionNotFoundError):
-            return f"{repository} has no revision {revision!r}", "name a branch, a tag or a commit of it"
-        if isinstance(error, errors.RemoteEntryNotFoundError):
-            return f"{repository} lost a file while it was read", "pull it again"
-        if "Invalid credentials" in str(error):
-            return "The model hub does not know the access token", "make a new one, and set HF_TOKEN to it"
-        if status in {401, 404}:
-            return (
-                f"There is no repository {repository}, or it is private",
-                f"check the name; if it is private, {token}",
-            )
-        if status == 403:
-            return f"The model hub forbids reading {repository}", f"check proxies, or {token}"
-        return f"The model hub answers with status {status}", "check HF_ENDPOINT and the name"
 
 
 def no_network(name: str) -> HubError:
@@ -320,7 +356,6 @@ def _library() -> ModuleType:
     try:
         import huggingface_hub
         import huggingface_hub.constants
-        import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError as error:
         raise HubError(
@@ -332,22 +367,48 @@ def _library() -> ModuleType:
     return huggingface_hub
 
 
-def _busy(response: httpx2.Response) -> Passing:
-    wait = wait_of(response.headers.get("retry-after"))
-    return Passing(f"answers with status {response.status_code}", wait)
+def _headers(library: ModuleType) -> dict[str, str]:
+    """The headers of every request: who asks, with the token if there is one."""
+    headers: dict[str, str]
+    try:
+        headers = library.utils.build_hf_headers(
+            library_name="functions-runtime", library_version=__version__
+        )
+    except OSError as error:
+        raise UsageError(
+            f"The access token cannot be read: {error.strerror}",
+            where=str(error.filename),
+            remedy="allow reading it, or set HF_TOKEN or HF_TOKEN_PATH",
+        ) from error
+    said = headers.get("authorization", "")
+    if not (said.isascii() and said.isprintable()):
+        raise UsageError(
+            "The access token has characters that no token has", where="HF_TOKEN", remedy="copy it again"
+        )
+    # Compressed bytes could neither be counted nor continued.
+    return headers | {"accept-encoding": "identity"}
 
 
-def _listing(info: Any) -> Listing:
-    files = {}
-    for sibling in info.siblings:
-        if sibling.size is not None and (sibling.lfs or sibling.blob_id):
-            sha256 = sibling.lfs.sha256 if sibling.lfs else ""
-            file = RemoteFile(sibling.rfilename, sibling.size, sha256, sibling.blob_id or "")
-            files[file.path] = msgspec.convert(msgspec.to_builtins(file), RemoteFile)
-    if not isinstance(info.sha, str) or not info.sha.isalnum():
-        raise ValueError("no commit")
-    licence = info.card_data.get("license") if info.card_data else None
-    return Listing(info.sha, licence if isinstance(licence, str) else "", files)
+def _listing(said: _Description) -> Listing:
+    files = {
+        sibling.rfilename: RemoteFile(
+            sibling.rfilename,
+            sibling.size,
+            sibling.lfs.sha256 if sibling.lfs else "",
+            sibling.blob_id or "",
+        )
+        for sibling in said.siblings
+        if sibling.size is not None and (sibling.lfs or sibling.blob_id) and _is_path(sibling.rfilename)
+    }
+    match said.card_data:
+        case {"license": str(licence)} if licence.isprintable() and len(licence) <= _LONGEST_LICENCE:
+            return Listing(said.sha, licence, files)
+    return Listing(said.sha, "", files)
+
+
+def _is_path(path: str) -> bool:
+    """Whether a file may have this name here, and a terminal show it."""
+    return path.isprintable() and len(path.encode()) <= _LONGEST_PATH
 
 
 def _place(response: httpx2.Response) -> tuple[int, int | None]:
@@ -359,5 +420,4 @@ def _place(response: httpx2.Response) -> tuple[int, int | None]:
         start = span.partition("-")[0]
         return int(start) if start.isdecimal() else -1, int(whole) if whole.isdecimal() else None
     length = headers.get("content-length", "")
-    encoded = headers.get("content-encoding", "identity") != "identity"
-    return 0, int(length) if length.isdecimal() and not encoded else None
+    return 0, int(length) if length.isdecimal() else None

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import msgspec
 
 from runtime.engine.models.bert import GRAPH, convert
 from runtime.engine.models.card import Card, describe, read_card, read_json, write_card
+from runtime.engine.models.leftovers import FORMER, SCRATCH, beside, discard
 from runtime.engine.models.lock import locked
 from runtime.engine.models.store import Store, card_of
 from runtime.engine.models.verify import inventory, sha256_of
@@ -26,6 +28,8 @@ WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIGS = ("config.json", "sentence_bert_config.json", "tokenizer_config.json", "1_Pooling/config.json")
 """What describes a model; all but the first may be missing."""
+
+_PROBED = 2048  # tokens; of more than that, attention would take gigabytes
 
 
 class Source(NamedTuple):
@@ -44,7 +48,13 @@ class Source(NamedTuple):
     def files(self) -> Iterator[Path]:
         """The weights; with a graph come the files beside it that hold its tensors."""
         path = self.folder / self.weights
-        return (found for found in path.parent.iterdir() if found.name.startswith(path.name))
+        return (found for found in path.parent.iterdir() if found == path or belongs(found.name, path.name))
+
+
+def belongs(path: str, graph: str) -> bool:
+    """Whether this file holds tensors of the graph: `model.onnx_data`, `model.onnx.data` …"""
+    rest = path.removeprefix(graph)
+    return path.startswith(graph) and rest.startswith(("_data", ".data")) and "/" not in rest
 
 
 def _in_silence(step: str, done: int, total: int) -> None:
@@ -107,8 +117,7 @@ def _prepare_folder(folder: Path, store: Store, progress: Progress) -> Card:
     card, source = describe_folder(folder, str(folder))
     if source.weights in GRAPHS:
         return msgspec.structs.replace(card, graph=source.weights, folder=str(folder))
-    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return keep(card, source, store.cache_folder(digest), progress)
+    return keep(card, source, store.cache_folder(folder), progress)
 
 
 def keep(wanted: Card, source: Source, target: Path, progress: Progress) -> Card:
@@ -133,10 +142,10 @@ def keep(wanted: Card, source: Source, target: Path, progress: Progress) -> Card
     return card
 
 
-def disk_refused(name: str, target: Path, error: OSError) -> StartError:
-    """The error for what the disk said while a model was written."""
+def disk_refused(name: str, target: Path, error: OSError, done: str = "stored") -> StartError:
+    """The error for what the disk said while a model was written, or something else done to it."""
     return StartError(
-        f"The model {name} cannot be stored: {error}",
+        f"The model {name} cannot be {done}: {error}",
         where=str(target),
         remedy="make room or allow writing there, or set [ai] models_dir to another folder",
     )
@@ -152,8 +161,8 @@ def make(card: Card, source: Source, target: Path, progress: Progress) -> None:
         StartError: a file is missing, broken, not the one of the card, or not supported.
         OSError: the disk refuses.
     """
-    scratch = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+    scratch = beside(target, SCRATCH)
+    discard(scratch)  # of one that was killed
     scratch.mkdir()
     try:
         read_json(source.folder / TOKENIZER)
@@ -162,10 +171,11 @@ def make(card: Card, source: Source, target: Path, progress: Progress) -> None:
         progress(f"checking {card.name}", total, total)
         write_card(scratch, msgspec.structs.replace(card, files=inventory(scratch)))
         _probe(scratch)
-        _sync(scratch)
+        _sync(*scratch.iterdir(), scratch)
         _replace(target, scratch)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            discard(scratch)
 
 
 def _told(card: Card, source: Source) -> Card:
@@ -186,12 +196,14 @@ def _fill(target: Path, source: Source, progress: Callable[[int, int], None]) ->
     """Put graph, weights and tokenizer into `target`; the bytes of the weights."""
     bring = _link if source.ours else shutil.copyfile
     bring(source.folder / TOKENIZER, target / TOKENIZER)
+    size = (source.folder / source.weights).stat().st_size
     if source.weights == WEIGHTS:
         convert(source.folder, target, progress)
+        progress(size, size)
     else:
         for path in source.files:
             bring(path, target / path.name)
-    return (source.folder / source.weights).stat().st_size
+    return size
 
 
 def _link(source: Path, target: Path) -> None:
@@ -211,8 +223,16 @@ def _probe(folder: Path) -> None:
     card = read_card(folder)
     assert card is not None
     model = EmbeddingModel(card)
-    (text,) = model.encode(["Is this model whole?"])
-    (vector,) = model.infer([text.ids], [Form()])
+    longest = "word " * min(card.max_tokens, _PROBED)
+    try:
+        texts = model.encode(["Is this model whole?", longest])
+        (vector,), _ = (model.infer([text.ids], [Form()]) for text in texts)
+    except Exception as error:  # the library raises bare Exception and classes of its own
+        raise StartError(
+            f"The model {card.name} does not read texts of {card.max_tokens} tokens, as it should: {error}",
+            where=str(folder),
+            remedy="use another export of it, or correct the maximum in its configuration",
+        ) from error
     if vector.shape != (1, card.dimensions) or not np.isclose(np.linalg.norm(vector), 1, atol=1e-3):
         raise StartError(
             f"The model {card.name} gives no usable vectors: {vector.shape[1]} numbers for a text"
@@ -233,19 +253,22 @@ def _stamp(card: Card, source: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sync(folder: Path) -> None:
-    """Have the files on disk before their name is: a power cut leaves all or nothing."""
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+def _sync(*paths: Path) -> None:
+    """Have files on disk before their name is, and names in time: a power cut leaves all or nothing."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _replace(target: Path, made: Path) -> None:
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+    old = beside(target, FORMER)
+    if os.path.lexists(target):
+        discard(old)
         os.rename(target, old)
-        os.rename(made, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(made, target)
+    os.rename(made, target)
+    _sync(target.parent)
+    with suppress(OSError):  # the new one is there, which counts
+        discard(old)

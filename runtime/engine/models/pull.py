@@ -20,6 +20,7 @@ from runtime.engine.models.card import Card, describe, read_card
 from runtime.engine.models.catalogue import Entry, HubSource
 from runtime.engine.models.download import download, had
 from runtime.engine.models.hub import Hub, Listing, RemoteFile, no_network, offline
+from runtime.engine.models.leftovers import PARTIAL, beside, discard, leftovers, sweep
 from runtime.engine.models.lock import locked
 from runtime.engine.models.patience import Patience, Say
 from runtime.engine.models.prepare import (
@@ -29,6 +30,7 @@ from runtime.engine.models.prepare import (
     WEIGHTS,
     Progress,
     Source,
+    belongs,
     describe_folder,
     disk_refused,
     keep,
@@ -38,6 +40,8 @@ from runtime.engine.models.prepare import (
 from runtime.engine.models.store import Store, card_of
 from runtime.engine.models.verify import faults
 from runtime.errors import HubError, ModelNotFound, StartError, UsageError
+
+_SHOWN = 10  # names of files in a message
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +83,13 @@ def order(store: Store, what: str, *, revision: str = "", name: str = "", file: 
     name = name or what
     _check_name(store, name)
     entry = store.catalogue.get(what)
+    if name != what and name in store.catalogue:
+        raise UsageError(f"{name} is the name of another model", remedy="choose another --name")
     if entry is None:
-        return _of_repository(store, what, Order(name=name, repository=what, revision=revision, file=file))
-    if name != what:
-        raise UsageError(f"{what} is known by its own name", remedy="leave --name away")
+        return _of_repository(store, Order(name=name, repository=what, revision=revision, file=file))
     if not isinstance(entry.source, HubSource):
+        if name != what:
+            raise UsageError(f"{what} is known by its own name", remedy="leave --name away")
         return None
     source = entry.source
     return Order(
@@ -95,14 +101,14 @@ def order(store: Store, what: str, *, revision: str = "", name: str = "", file: 
     )
 
 
-def _of_repository(store: Store, what: str, found: Order) -> Order:
-    if "/" not in what:
+def _of_repository(store: Store, found: Order) -> Order:
+    if "/" not in found.repository:
         raise UsageError(
-            f"The catalogue has no model {what[:80]!r}; it has {', '.join(sorted(store.catalogue))}",
+            f"The catalogue has no model {found.repository[:80]!r}; it has"
+            f" {', '.join(sorted(store.catalogue))}",
             remedy="write OWNER/NAME for a repository of the hub, and ./FOLDER for a folder",
         )
-    if found.name in store.catalogue:
-        raise UsageError(f"{found.name} is the name of another model", remedy="choose another --name")
+    _check_name(store, found.repository)
     return found
 
 
@@ -117,8 +123,8 @@ def _check_free(store: Store, name: str, source: str) -> None:
     old = read_card(store.folder(name))
     if old is not None and (old.name, old.source) != (name, source):
         raise UsageError(
-            f"The store has a {old.name} of another source: {old.source}",
-            remedy=f"choose another --name, or first: functions models remove {old.name}",
+            f"The store has {old.name} of another source: {old.source}",
+            remedy=f"choose another --name, or first: functions models remove {name}",
         )
 
 
@@ -149,13 +155,12 @@ def pull(wanted: Order, store: Store, progress: Progress, say: Say, patience: Pa
         StartError: it cannot be used, or the disk refuses.
     """
     _check_free(store, wanted.name, wanted.source)
-    card = _here(wanted, store)
+    card, target = _here(wanted, store), store.folder(wanted.name)
     if card is not None:
-        _tidy(store, wanted.name)
+        _tidy(target)
         return card
     if offline():
         raise no_network(wanted.name)
-    target = store.folder(wanted.name)
     try:
         with locked(target, lambda: say(f"another process works on {wanted.name}: waiting for it")):
             card = _here(wanted, store)  # the other one may have brought it
@@ -182,22 +187,15 @@ def _stored(wanted: Order, store: Store) -> Card | None:
     return card if wanted.file in {"", card.weights} else None
 
 
-def partial_folder(store: Store, name: str) -> Path:
-    """Where the files of an unfinished pull are."""
-    target = store.folder(name)
-    return target.with_name(f".{target.name}.partial")
-
-
-def _tidy(store: Store, name: str) -> None:
+def _tidy(target: Path) -> None:
     """Remove what a pull that was killed in its last step left, unless another is at work there."""
 
     def leave() -> None:
         raise BlockingIOError
 
-    folder = partial_folder(store, name)
-    if folder.is_dir():
-        with suppress(OSError), locked(store.folder(name), leave):
-            shutil.rmtree(folder)
+    if leftovers(target):
+        with suppress(OSError), locked(target, leave):
+            sweep(target)
 
 
 class _Pull:
@@ -206,10 +204,11 @@ class _Pull:
     def __init__(self, wanted: Order, store: Store, hub: Hub, progress: Progress, say: Say) -> None:
         self._wanted, self._store, self._hub = wanted, store, hub
         self._progress, self._say = progress, say
-        self._partial = partial_folder(store, wanted.name)
+        self._target = store.folder(wanted.name)
+        self._partial = beside(self._target, PARTIAL)
 
     def run(self) -> Card:
-        wanted, target = self._wanted, self._store.folder(self._wanted.name)
+        wanted = self._wanted
         old = _stored(wanted, self._store)
         revision = wanted.revision or (old.revision if old else "")
         listing = self._hub.list(wanted.repository, revision)
@@ -220,14 +219,14 @@ class _Pull:
         weights, files = self._choose(listing)
         try:
             card = self._download(listing, weights, files)
-            make(card, Source(self._partial, weights, ours=True), target, self._progress)
+            make(card, Source(self._partial, weights, ours=True), self._target, self._progress)
         except HubError:
             raise  # what came so far is kept
         except StartError:
-            shutil.rmtree(self._partial, ignore_errors=True)  # all of it came, and is of no use
+            sweep(self._target)  # all of it came, and is of no use
             raise
-        shutil.rmtree(self._partial, ignore_errors=True)
-        made = read_card(target)
+        sweep(self._target)
+        made = read_card(self._target)
         assert made is not None
         return made
 
@@ -240,11 +239,11 @@ class _Pull:
         if weights is None or missing:
             raise self._unfit(listing, missing or list(usual))
         small = [has[path] for path in (TOKENIZER, *CONFIGS) if path in has]
-        beside = (has[path] for path in sorted(has) if path == weights or _belongs(path, weights))
+        beside = (has[path] for path in sorted(has) if path == weights or belongs(path, weights))
         return weights, [*small, *(self._as_known(file) for file in beside)]
 
     def _unfit(self, listing: Listing, missing: Sequence[str]) -> HubError:
-        graphs = ", ".join(path for path in listing.files if path.endswith(".onnx"))
+        graphs = ", ".join([path for path in listing.files if path.endswith(".onnx")][:_SHOWN])
         return HubError(
             f"{self._wanted.repository} has no {' or '.join(missing)} whose size and digest the hub tells",
             where=self._hub.address,
@@ -302,9 +301,11 @@ class _Pull:
 
     def _sweep(self, files: Sequence[RemoteFile]) -> None:
         """Remove what an earlier pull of something else left."""
+        if self._partial.is_symlink() or not self._partial.is_dir():
+            discard(self._partial)
         wanted = {self._partial / file.path for file in files}
         for path in [*self._partial.rglob("*")]:
-            if path not in wanted and not path.is_dir():
+            if path.is_symlink() or (path not in wanted and not path.is_dir()):
                 path.unlink()
 
     def _check_room(self, files: Sequence[RemoteFile], weights: str) -> None:
@@ -321,14 +322,10 @@ class _Pull:
             )
 
 
-def _belongs(path: str, graph: str) -> bool:
-    """Whether this file holds tensors of the graph: `model.onnx_data`, `model.onnx.data` …"""
-    rest = path.removeprefix(graph)
-    return path.startswith(graph) and rest.startswith(("_data", ".data")) and "/" not in rest
-
-
 def megabytes(size: int) -> str:
     """For people."""
+    if size >= 10**10:
+        return f"{size / 1e9:.0f} GB"
     return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 

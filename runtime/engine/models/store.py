@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runtime.engine.models import catalogue
-from runtime.engine.models.card import Card, read_card
+from runtime.engine.models.card import CARD, Card, read_card
 from runtime.engine.models.catalogue import Entry, PackageSource
 from runtime.errors import ModelNotFound
 from runtime.frames import ModelCard
@@ -49,12 +50,15 @@ class Store:
         found = (self.find(name) for name in sorted(names))
         return [card for card in found if card is not None]
 
-    def changed(self) -> int:
-        """When a model last came or went, in nanoseconds; 0: there is no folder."""
-        try:
-            return os.stat(self.models_dir).st_mtime_ns
-        except OSError:
-            return 0
+    def state(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of every card: other ones mean that models came or went."""
+        found = {}
+        with suppress(OSError):  # no folder yet
+            for folder in os.listdir(self.models_dir):
+                with suppress(OSError):  # no card, or it went this moment
+                    facts = os.stat(self.models_dir / folder / CARD)
+                    found[folder] = facts.st_size, facts.st_mtime_ns
+        return found
 
     def find(self, name: str) -> Card | None:
         """The model's card, if there is such a model."""
@@ -92,13 +96,18 @@ class Store:
             )
         return self.models_dir / name.replace("/", _SLASH)
 
+    def is_for_model(self, folder: Path) -> bool:
+        """Whether a folder of the store has a name that a model's can have."""
+        return _NAME.fullmatch(folder.name.replace(_SLASH, "/", 1)) is not None
+
     def package_folder(self, name: str) -> Path | None:
         """The folder that an installed package brings for this model, if one does."""
         entry = self.catalogue.get(name)
         return entry.source.find() if entry and isinstance(entry.source, PackageSource) else None
 
-    def cache_folder(self, digest: str) -> Path:
+    def cache_folder(self, folder: Path) -> Path:
         """Where the store keeps what it made of somebody's own model folder."""
+        digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
         return self.models_dir / ".cache" / digest
 
     def _missing(self, name: str) -> str:
