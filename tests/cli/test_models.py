@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from runtime.cli import embedded, pulling
 from runtime.cli.embedded import Choice, choose, replace_variable, variable
 from runtime.cli.models import repair
+from runtime.engine.models import patience
 from runtime.engine.models.card import Card
+from runtime.engine.models.prepare import prepare
 from runtime.engine.models.store import Store
 from runtime.project.settings import DEFAULT_MODEL
 from tests.cli.conftest import Run
@@ -175,7 +181,8 @@ def test_a_damaged_model_has_its_commands(project: Path, facts: dict[str, str], 
     [
         (["pull", "./mine", "--revision", "main"], "no revisions"),
         (["pull", "nope"], "The catalogue has no model 'nope'"),
-        (["remove", "../mine", "--yes"], "no model name"),
+        (["remove", "a b", "--yes"], "no model name"),
+        (["remove", "../mine", "--yes"], "The store has no /"),
         (["verify", "nope"], "no model 'nope'"),
     ],
 )
@@ -189,6 +196,37 @@ def test_a_folder_without_a_card_is_damage(run: Run, project: Path) -> None:
     folder.mkdir(parents=True)
     outcome = run("models", "verify")
     assert (outcome.code, str(folder) in outcome.err) == (1, True)
+
+
+def test_a_folder_that_no_model_s_can_be_is_no_damage(run: Run, project: Path) -> None:
+    (the_store(project).models_dir / "lost+found").mkdir(parents=True)
+    assert run("models", "verify") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ({"format": 1, "name": "mine"}, "prepared by another version of this program"),
+        ({"name": "other"}, "has the card of a model other"),
+        ({"name": "a\x1b[2J"}, "makes no sense"),
+    ],
+)
+def test_a_folder_whose_card_does_not_count_says_why(
+    run: Run, project: Path, card: dict[str, object], words: str
+) -> None:
+    folder = the_store(project).models_dir / "mine"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps(card))
+    outcome = run("models", "verify")
+    assert (outcome.code, words in outcome.err, "\x1b[2J" in outcome.err) == (1, True, False)
+
+
+def test_what_was_made_of_a_folder_can_be_removed(run: Run, project: Path) -> None:
+    folder = tiny.write_folder(project / "models" / "mine")
+    made = Path(prepare(str(folder), the_store(project)).folder)
+    outcome = run("models", "remove", "./models/mine", "--yes")
+    assert outcome.out == f"Removed {folder} from {the_store(project).models_dir}\n"
+    assert (made.exists(), folder.exists()) == (False, True)
 
 
 def test_the_packages_model_is_pulled_by_preparing_it(run: Run, project: Path) -> None:
@@ -277,14 +315,83 @@ def test_without_a_hub_the_embedded_model_takes_the_place_of_the_default(
         hub.misbehave(on="/api/", status=403, body=b"")
     ready: list[str] = []
     monkeypatch.setattr(pulling, "make_ready", lambda store, name: ready.append(name))
-    path = env_file(project, "# models\nA=1\n export EMBEDDING_MODEL = 'gte-small' # the default\nB='x\ny'\n")
+    text = "# models\nA=1\n export EMBEDDING_MODEL = 'gte-small' # the default\nB='x\ny'\n"
+    path = env_file(project, text)
     outcome = run("models", "prepare", "--env-file", str(path))
     assert outcome.code == 0
     assert "gte-small cannot be pulled: " in outcome.err
     assert f"{path} says EMBEDDING_MODEL={EMBEDDED} now" in outcome.err
-    assert path.read_text() == f"# models\nA=1\n export EMBEDDING_MODEL ={EMBEDDED}\nB='x\ny'\n"
+    assert path.read_text() == text.replace("gte-small", EMBEDDED)
     assert variable(str(path)) == EMBEDDED
     assert ready == [EMBEDDED]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"status": 503}, "answers with status 503"),
+        ({"body": b"<html>Sign in", "headers": {"content-type": "text/html"}}, "a web page"),
+        ({"status": 401, "headers": {"x-error-message": "Invalid credentials in it"}}, "access token"),
+    ],
+)
+def test_a_trouble_that_may_pass_changes_no_choice(
+    run: Run,
+    project: Path,
+    hub: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setattr(patience, "time", SimpleNamespace(sleep=lambda _: None))
+    hub.misbehave(**{"on": "/api/", "body": b""} | fault)
+    path = env_file(project, "EMBEDDING_MODEL=gte-small\n")
+    outcome = run("models", "prepare", "--env-file", str(path))
+    assert (outcome.code, words in outcome.err) == (0, True), outcome
+    assert "run again: functions models pull gte-small\n" in outcome.err
+    assert path.read_text() == "EMBEDDING_MODEL=gte-small\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PROXY", "foo:bar"),
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("HF_ENDPOINT", "http://[::1"),
+        ("HF_TOKEN", "é"),
+    ],
+)
+def test_settings_that_make_no_sense_change_no_choice(
+    run: Run, project: Path, hub: StandIn, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    path = env_file(project, "EMBEDDING_MODEL=gte-small\n")
+    assert run("models", "prepare", "--env-file", str(path)).code == 2
+    assert path.read_text() == "EMBEDDING_MODEL=gte-small\n"
+
+
+@pytest.mark.parametrize("how", ["full disk", "another spelling"])
+def test_an_env_file_that_cannot_be_changed_is_said_with_the_line_to_write(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    text = r'EMBEDDING_MODEL="gte\\small"'  # the value has one backslash
+    if how == "full disk":
+        text = "EMBEDDING_MODEL=gte-small\n"
+        monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(pulling, "make_ready", lambda store, name: None)
+    path = env_file(project, text)
+    before = sorted(project.iterdir())
+    pulling.take_embedded(the_store(project), DEFAULT_MODEL, str(path), "no hub")
+    assert f"write EMBEDDING_MODEL={EMBEDDED} into {path}" in capsys.readouterr().err
+    assert (path.read_text(), sorted(project.iterdir())) == (text, before)
+
+
+def test_a_name_that_is_nearly_a_model_s_is_asked_about(run: Run, project: Path) -> None:
+    path = str(env_file(project, "EMBEDDING_MODEL=gte-smal\n"))
+    outcome = run("models", "prepare", "--env-file", path)
+    assert (outcome.code, "is gte-small meant?" in outcome.err) == (0, True)
 
 
 def test_a_model_that_somebody_chose_is_not_replaced(
@@ -323,7 +430,32 @@ def test_an_env_file_that_is_not_there_is_named(run: Run, project: Path) -> None
     assert (outcome.code, "nowhere.env" in outcome.err) == (2, True)
 
 
-def test_nothing_else_in_the_env_file_changes(project: Path) -> None:
-    path = env_file(project, "MY_EMBEDDING_MODEL=a\r\n#EMBEDDING_MODEL=b\nEMBEDDING_MODEL=gte-small\nC=1")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MY_EMBEDDING_MODEL=a\r\n#EMBEDDING_MODEL=b\nEMBEDDING_MODEL={}\nC=1",
+        "\ufeffEMBEDDING_MODEL={}\n",
+        "'EMBEDDING_MODEL'={}",
+        "A=1\rEMBEDDING_MODEL={}\rB=2\r",
+        "\f\texport\tEMBEDDING_MODEL = {}  # why\n",
+        "EMBEDDING_MODEL='{}' # gte-small\n",
+        'NOTE="a\nEMBEDDING_MODEL=in a note\nend"\nEMBEDDING_MODEL="{}"\n',
+    ],
+)
+def test_nothing_but_the_value_changes_in_the_env_file(project: Path, text: str) -> None:
+    path = project / "mine.env"
+    path.write_bytes(text.format("gte-small").encode())
+    path.chmod(0o640)
+    link = project / "link.env"
+    link.symlink_to(path)
+    replace_variable(str(link), "x")
+    assert (path.read_bytes(), variable(str(path))) == (text.format("x").encode(), "x")
+    assert (path.stat().st_mode & 0o777, link.is_symlink()) == (0o640, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_env_file_keeps_its_owner(project: Path) -> None:
+    path = env_file(project, "EMBEDDING_MODEL=gte-small\n")
+    os.chown(path, 12345, 12346)
     replace_variable(str(path), "x")
-    assert path.read_bytes() == b"MY_EMBEDDING_MODEL=a\r\n#EMBEDDING_MODEL=b\nEMBEDDING_MODEL=x\nC=1"
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)

@@ -252,6 +252,19 @@ def test_a_packages_graph_is_copied(
     assert np.allclose(hidden, tiny.encode(random_weights(), IDS), atol=1e-5)
 
 
+def test_only_the_files_of_a_graph_come_with_it(
+    tmp_path: Path, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path(prepare(str(folder), store).folder)
+    shipped = tmp_path / "package_d" / "weights"
+    shutil.copytree(made, shipped, ignore=shutil.ignore_patterns("card.json"))
+    (shipped / "model.onnx.bak").write_text("no")
+    (shipped / "model.onnx.d").mkdir()
+    entry = packaged(shipped, monkeypatch, file="model.onnx")
+    card = prepare("packaged", Store(tmp_path / "others", {"packaged": entry}))
+    assert [file.path for file in card.files] == ["model.onnx", "model.onnx.data", "tokenizer.json"]
+
+
 @pytest.mark.parametrize(("rows", "words"), [(4, "does not run"), (len(tiny.VOCABULARY), "3 numbers")])
 def test_a_packages_graph_that_does_not_fit_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, words: str

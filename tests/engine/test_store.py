@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -66,6 +67,43 @@ def test_a_repository_s_model_has_its_owner_in_its_name(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["Org.1--My_model-v2"]
     assert store.list() == [ModelCard("Org.1/My_model-v2", 3, 9)]
     assert store.get("Org.1/My_model-v2").prepared
+
+
+def test_a_card_that_is_copied_into_the_store_bit_by_bit_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path, {})
+    add(store, "source")
+    card = (tmp_path / "source" / "card.json").read_bytes().replace(b"source", b"copied")
+    copy = tmp_path / "copied"
+    seen = [store.state()]
+    copy.mkdir()
+    seen.append(store.state())
+    for content in (b"", card):
+        (copy / "card.json").write_bytes(content)
+        seen.append(store.state())
+    assert seen[0] == seen[1] != seen[2] != seen[3]
+    assert store.state() == seen[3]
+    assert [card.name for card in store.list()] == ["copied", "source"]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"max_tokens": -1},
+        {"max_tokens": 2},
+        {"dimensions": 0},
+        {"graph": "../../model.onnx"},
+        {"graph": "/etc/passwd"},
+        {"files": [{"path": "../../etc/passwd", "size": 1, "sha256": ""}]},
+        {"files": [{"path": "a\0b", "size": 1, "sha256": ""}]},
+        {"licence": "\x1b[2J"},
+    ],
+)
+def test_a_card_that_nobody_of_ours_wrote_is_no_model(tmp_path: Path, facts: dict[str, object]) -> None:
+    store = Store(tmp_path, {})
+    add(store, "a")
+    path = tmp_path / "a" / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | facts))
+    assert store.list() == []
 
 
 def test_a_folder_is_known_by_its_own_name_only(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.hub.standin import StandIn, standing_in
 
 WEIGHTS = "model.safetensors"
 GRAPH = "onnx/model.onnx"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,18 +51,13 @@ def hub(
 ) -> Iterator[StandIn]:
     """The hub that the environment names."""
     settings = ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-    for name in (*settings, *proxies(), *map(str.lower, proxies())):
+    for name in (*settings, *PROXIES, *map(str.lower, PROXIES)):
         monkeypatch.delenv(name, raising=False)
     with standing_in() as standin:
         standin.put("org/tiny", weights)
         standin.put("org/graph", graph)
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
         yield standin
-
-
-def proxies() -> list[str]:
-    """The variables that name proxies."""
-    return ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
 
 
 def entry(files: dict[str, bytes], repository: str, file: str, **known: bytes) -> Entry:

@@ -94,7 +94,7 @@ class StandIn:
             do_HEAD = do_GET
 
         server = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return server
 
     def close(self) -> None:

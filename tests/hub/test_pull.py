@@ -152,7 +152,7 @@ def test_an_architecture_that_cannot_be_used_is_refused_before_its_weights_come(
     assert listed(store) == []
 
 
-def without(files: dict[str, bytes], **config: object) -> dict[str, bytes]:
+def configured(files: dict[str, bytes], **config: object) -> dict[str, bytes]:
     """The repository with another configuration; None: without this line of it."""
     facts = json.loads(files["config.json"]) | config
     return files | {"config.json": json.dumps({k: v for k, v in facts.items() if v is not None}).encode()}
@@ -182,7 +182,7 @@ def test_a_limit_that_is_no_number_of_tokens_is_no_limit(
 def test_a_configuration_that_does_not_fit_is_an_error_before_anybody_uses_the_model(
     hub: StandIn, store: Store, weights: dict[str, bytes], config: dict[str, object], words: str
 ) -> None:
-    hub.put("org/tiny", without(weights, **config))
+    hub.put("org/tiny", configured(weights, **config))
     with pytest.raises(StartError, match=words) as caught:
         pulled(store, "org/tiny")
     assert caught.value.remedy
@@ -383,9 +383,8 @@ def test_the_order_of_the_documentation_is_understood(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "ai.md").read_text()
     (line,) = (line for line in page.splitlines() if "models pull" in line and "--name gte" in line)
     _, _, _, what, *options = line.split()
-    wishes = {
-        option.removeprefix("--"): value for option, value in zip(options[::2], options[1::2], strict=True)
-    }
+    pairs = zip(options[::2], options[1::2], strict=True)
+    wishes = {option.removeprefix("--"): value for option, value in pairs}
     wanted = module.order(Store(tmp_path), what, **wishes)
     assert wanted is not None
     assert (wanted.name, wanted.repository) == ("gte-small-int8", "Supabase/gte-small")

@@ -122,6 +122,13 @@ def test_the_configuration_is_left_out_without_a_word(write: Write) -> None:
     assert static.find(function(root, "assets/*.toml")).files == []
 
 
+def test_the_configuration_is_left_out_also_where_its_folder_is_reached_by_a_link(write: Write) -> None:
+    root = write(FILES)
+    (root / "linked").symlink_to("supabase")
+    assert found(root, "linked/**/*.html") == ["linked/templates/mail.html"]
+    assert found(root, "linked/**") == ["linked/templates/mail.html"]
+
+
 def test_a_name_with_a_dot_is_not_even_entered(write: Write) -> None:
     root = write(FILES)
     (root / ".link").symlink_to("assets")
