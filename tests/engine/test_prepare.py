@@ -209,6 +209,7 @@ def test_progress_grows_to_the_end(folder: Path, store: Store) -> None:
     assert {total for _, _, total in told} == {done[-1]} == {(folder / "model.safetensors").stat().st_size}
     assert told[0][0].startswith("converting")
     assert told[-1][0].startswith("checking")
+    assert told[-2] == (told[0][0], done[-1], done[-1])
 
 
 def packaged(

@@ -15,7 +15,8 @@ import pytest
 from runtime.engine.models.patience import Patience
 from runtime.engine.models.store import Store
 from runtime.errors import HubError
-from tests.hub.conftest import WEIGHTS
+from tests.engine import tiny
+from tests.hub.conftest import WEIGHTS, contents
 from tests.hub.pulling import listed, pulled, sound
 from tests.hub.standin import StandIn
 from tests.processes.users import User
@@ -222,12 +223,19 @@ async def handler(request):
 """
 
 
-def test_a_running_server_finds_a_model_that_is_pulled_meanwhile(hub: StandIn, tmp_path: Path) -> None:
+def test_a_running_server_finds_models_that_are_pulled_meanwhile(hub: StandIn, tmp_path: Path) -> None:
     root = project(tmp_path / "project", {"embed": EMBED})
     with serving(root, env={"XDG_DATA_HOME": str(tmp_path / "data")}) as server, server.client() as client:
         assert client.get("/embed").json()["code"] == "BOOT_ERROR"
-        pulled(Store(tmp_path / "data" / "functions" / "models", {}), NAME)
+        store = Store(tmp_path / "data" / "functions" / "models", {})
+        pulled(store, NAME)
         eventually(lambda: client.get("/embed").status_code == 200, "the function to find its model")
+        first = client.get("/embed").json()
+        assert len(first) == 16
+        other = tiny.write_folder(tmp_path / "other", tiny.random_weights(seed=8))
+        hub.put(NAME, contents(other), "v2")
+        pulled(store, f"{NAME}@v2")
+        eventually(lambda: client.get("/embed").json() != first, "the function to have the new version")
         assert len(client.get("/embed").json()) == 16
 
 

@@ -365,6 +365,7 @@ def test_settings_of_the_library_that_make_no_sense_are_named(
         ("org/tiny@a", {"revision": "b"}, "Two revisions"),
         ("org/tiny", {"file": "../../etc/passwd.onnx"}, "--file"),
         ("org/tiny", {"file": "pytorch_model.bin"}, "--file"),
+        ("org/tiny", {"file": "a\x1bb.onnx"}, "--file"),
         ("org/tiny", {"name": "graph"}, "another model"),
         ("tiny", {"name": "graph"}, "another model"),
         ("../a/b", {"name": "mine"}, "no model name"),

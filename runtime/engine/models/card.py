@@ -118,20 +118,24 @@ def describe(folder: Path, name: str) -> Card:
     """
     config = read_json(folder / "config.json")
     dimensions, max_tokens = config.get("hidden_size"), _max_tokens(folder, config)
-    if not _is_count(dimensions) or max_tokens < SHORTEST:
-        raise StartError(
-            "The model's configuration does not say its hidden_size"
-            if max_tokens >= SHORTEST
-            else f"The model's configuration says that it reads no text of more than {max_tokens} tokens",
-            where=str(folder / "config.json"),
-            remedy="use a folder as sentence-transformers or transformers save one",
-        )
+    if not _is_count(dimensions):
+        raise _unfit(folder, "does not say its hidden_size")
+    if max_tokens < SHORTEST:
+        raise _unfit(folder, f"says that it reads no text of more than {max_tokens} tokens")
     return Card(
         name=name,
         dimensions=dimensions,
         max_tokens=max_tokens,
         pooling=_pooling(folder),
         source=f"folder {folder}",
+    )
+
+
+def _unfit(folder: Path, why: str) -> StartError:
+    return StartError(
+        f"The model's configuration {why}",
+        where=str(folder / "config.json"),
+        remedy="use a folder as sentence-transformers or transformers save one",
     )
 
 

@@ -8,8 +8,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.engine.models.hub import Hub, RemoteFile
+from runtime.engine.models.hub import Hub
 from runtime.engine.models.leftovers import discard
+from runtime.engine.models.listing import RemoteFile
 from runtime.errors import HubError
 
 

@@ -12,11 +12,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import msgspec
-
+from runtime.engine.models.listing import Listing, RemoteFile, read_listing
 from runtime.engine.models.patience import Attempts, Passing, Patience, Say, wait_of
 from runtime.errors import HubError, HubRefused, UsageError
 from runtime.version import __version__
@@ -32,63 +31,6 @@ _YES = {"1", "ON", "YES", "TRUE"}
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
 
 _LONGEST_DESCRIPTION = 32 * 1024 * 1024  # bytes; a repository of 100 000 files has one
-_LONGEST_PATH = 200  # bytes
-_LONGEST_LICENCE = 100
-
-
-class RemoteFile(msgspec.Struct, frozen=True):
-    """A file of a repository, as the hub describes it.
-
-    Attributes:
-        path: inside the repository.
-        size: in bytes.
-        sha256: of its content; empty where only `blob` is known.
-        blob: the SHA-1 that git gives it.
-    """
-
-    path: str
-    size: int
-    sha256: str = ""
-    blob: str = ""
-
-
-class Listing(msgspec.Struct, frozen=True):
-    """A repository at one commit.
-
-    Attributes:
-        revision: the commit, all of it.
-        licence: what the authors say; may be empty.
-        files: those that can be checked.
-    """
-
-    revision: str
-    licence: str
-    files: dict[str, RemoteFile]
-
-
-# What the hub's description of a repository looks like; all of it is somebody else's word.
-
-_Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{40,64}\Z")]
-
-
-class _Large(msgspec.Struct):
-    sha256: _Digest
-
-
-class _Sibling(msgspec.Struct, rename="camel"):
-    rfilename: str
-    size: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    blob_id: _Digest | None = None
-    lfs: _Large | None = None
-
-
-class _Description(msgspec.Struct, rename="camel"):
-    sha: _Digest
-    siblings: list[_Sibling]
-    card_data: Any = None
-
-
-_decoder = msgspec.json.Decoder(_Description)
 
 
 def offline() -> bool:
@@ -295,8 +237,8 @@ class Hub:
             if len(body) > _LONGEST_DESCRIPTION:
                 raise self._nonsense(f"a description of more than {_LONGEST_DESCRIPTION} bytes")
         try:
-            return _listing(_decoder.decode(body))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return read_listing(body)
+        except ValueError as error:
             raise self._nonsense("something else than a description of the repository") from error
 
     def _append(
@@ -387,28 +329,6 @@ def _headers(library: ModuleType) -> dict[str, str]:
         )
     # Compressed bytes could neither be counted nor continued.
     return headers | {"accept-encoding": "identity"}
-
-
-def _listing(said: _Description) -> Listing:
-    files = {
-        sibling.rfilename: RemoteFile(
-            sibling.rfilename,
-            sibling.size,
-            sibling.lfs.sha256 if sibling.lfs else "",
-            sibling.blob_id or "",
-        )
-        for sibling in said.siblings
-        if sibling.size is not None and (sibling.lfs or sibling.blob_id) and _is_path(sibling.rfilename)
-    }
-    match said.card_data:
-        case {"license": str(licence)} if licence.isprintable() and len(licence) <= _LONGEST_LICENCE:
-            return Listing(said.sha, licence, files)
-    return Listing(said.sha, "", files)
-
-
-def _is_path(path: str) -> bool:
-    """Whether a file may have this name here, and a terminal show it."""
-    return path.isprintable() and len(path.encode()) <= _LONGEST_PATH
 
 
 def _place(response: httpx2.Response) -> tuple[int, int | None]:

@@ -54,7 +54,8 @@ class Source(NamedTuple):
 def belongs(path: str, graph: str) -> bool:
     """Whether this file holds tensors of the graph: `model.onnx_data`, `model.onnx.data` …"""
     rest = path.removeprefix(graph)
-    return path.startswith(graph) and rest.startswith(("_data", ".data")) and "/" not in rest
+    plain = rest.isprintable() and "/" not in rest
+    return path.startswith(graph) and rest.startswith(("_data", ".data")) and plain
 
 
 def _in_silence(step: str, done: int, total: int) -> None:

@@ -19,8 +19,9 @@ from runtime.engine.models.bert import check_config
 from runtime.engine.models.card import Card, describe, read_card
 from runtime.engine.models.catalogue import Entry, HubSource
 from runtime.engine.models.download import download, had
-from runtime.engine.models.hub import Hub, Listing, RemoteFile, no_network, offline
+from runtime.engine.models.hub import Hub, no_network, offline
 from runtime.engine.models.leftovers import PARTIAL, beside, discard, leftovers, sweep
+from runtime.engine.models.listing import Listing, RemoteFile
 from runtime.engine.models.lock import locked
 from runtime.engine.models.patience import Patience, Say
 from runtime.engine.models.prepare import (
@@ -129,8 +130,8 @@ def _check_free(store: Store, name: str, source: str) -> None:
 
 
 def _check_file(file: str) -> None:
-    usable = file == WEIGHTS or (file.endswith(".onnx") and not {"", ".", ".."} & set(file.split("/")))
-    if file and not usable:
+    inside = file.isprintable() and not {"", ".", ".."} & set(file.split("/"))
+    if file and file != WEIGHTS and not (inside and file.endswith(".onnx")):
         raise UsageError(
             f"{file!r} cannot be used",
             where="--file",
