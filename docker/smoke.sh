@@ -70,7 +70,7 @@ for user in 10001:10001 4242:4242 0:0; do
     commas=$(functions invoke embed -q "input=Luke, I am your father" | tr --complement --delete , | wc --chars)
     [ "$commas" = 383 ] || fail "an embedding of another length than 384"
     fine
-    step "… and is gone when told to stop, with 0"
+    step "... and is gone when told to stop, with 0"
     stop
     fine
 done
