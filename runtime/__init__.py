@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
     from runtime import ai
-    from runtime.context import wait_until
+    from runtime.context import is_cancelled, time_left, wait_until
     from runtime.version import __version__
     from runtime.worker.request import Request
     from runtime.worker.response import JSONResponse
@@ -37,6 +37,8 @@ _HOME = {
     "WebSocket": "starlette.websockets",
     "WebSocketDisconnect": "starlette.websockets",
     "__version__": "runtime.version",
+    "is_cancelled": "runtime.context",
+    "time_left": "runtime.context",
     "wait_until": "runtime.context",
 }
 
@@ -54,6 +56,8 @@ __all__ = [
     "WebSocketDisconnect",
     "__version__",
     "ai",
+    "is_cancelled",
+    "time_left",
     "wait_until",
 ]
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from runtime.errors import ChannelClosed, FrameError
-from runtime.framing import Unpacker, pack
+from runtime.framing import UNREADABLE, Unpacker, pack
 
 CHUNK = 256 * 1024
 """Bodies are cut into pieces of at most this many bytes."""
@@ -170,7 +170,7 @@ class Stream(asyncio.Protocol, Generic[T]):
             arrived = self._unpacker.feed(data, _AT_ONCE)
             for payload, _ in arrived:
                 self.arrived(self._decoder.decode(payload), len(payload) + _WEIGHT)
-        except (FrameError, msgspec.MsgspecError):
+        except (FrameError, *UNREADABLE):
             self.abort()
         else:
             if len(arrived) == _AT_ONCE:

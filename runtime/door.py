@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from runtime.errors import ChannelClosed, FrameError
-from runtime.framing import Unpacker, pack
+from runtime.framing import UNREADABLE, Unpacker, pack
 
 if TYPE_CHECKING:
     import asyncio
@@ -117,7 +117,7 @@ class Door(Generic[T]):
             raise ChannelClosed
         try:
             frames = [(self._decoder.decode(payload), count) for payload, count in self._unpacker.feed(data)]
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise FrameError(str(error)) from error
         if sum(count for _, count in frames) > len(self._fds):
             raise FrameError("a frame came without its descriptors")
@@ -180,6 +180,7 @@ class Door(Generic[T]):
         if self.closed:
             return
         self.closed = True
+        self._on_pending = None  # it holds the door, and whoever listens to it
         if loop is not None:
             loop.remove_reader(self.sock)
             loop.remove_writer(self.sock)

@@ -10,7 +10,8 @@
     │   └── HubError               the model hub did not give what was asked for (HubRefused)
     ├── HostError                  answered by the gateway instead of the function
     │   ├── NotFound, Unauthorized …, BootError, WorkerError, InvalidResponse
-    │   ├── WorkerLimit, IdleTimeout, PayloadTooLarge, HeadersTooLarge, HeadTimeout
+    │   ├── WorkerLimit, IdleTimeout, PayloadTooLarge, HeadersTooLarge
+    │   ├── RequestTimeout (HeadTimeout, BodyTimeout)
     │   └── Overloaded, ShuttingDown, BadRequest (InvalidJSON, InvalidForm), Reported
     ├── AIError                    raised inside a handler by `ai`
     │   ├── ModelNotFound, InvalidInput (InputTooLarge), InvalidMode
@@ -96,7 +97,15 @@ class HubRefused(HubError):
 
 
 class HostError(FunctionsError):
-    """The server could not answer this request."""
+    """The server could not answer this request.
+
+    Args:
+        limit: key of the setting that was exceeded; empty: none.
+    """
+
+    def __init__(self, message: str = "", *, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class BadRequest(HostError):
@@ -181,6 +190,23 @@ class WorkerLimit(HostError):
     default = "Function hit a resource limit (please check the logs)"
 
 
+def cpu_exceeded(limit_ms: int) -> WorkerLimit:
+    """What worker and gateway, whichever notices, say of a request that took too much CPU."""
+    return WorkerLimit(f"The request took more than {limit_ms} ms of CPU (cpu_ms)", limit="cpu_ms")
+
+
+def memory_exceeded(limit_mb: int) -> WorkerLimit:
+    """What they say of one that took too much memory."""
+    text = f"The function's worker took more than {limit_mb} MB of memory (memory_mb)"
+    return WorkerLimit(text, limit="memory_mb")
+
+
+def storage_exceeded(limit_mb: int) -> WorkerLimit:
+    """What they say of one that filled its temporary folder."""
+    text = f"The function's worker filled its temporary folder with more than {limit_mb} MB (tmp_mb)"
+    return WorkerLimit(text, limit="tmp_mb")
+
+
 class IdleTimeout(HostError):
     """The function sent no first byte in time."""
 
@@ -195,8 +221,16 @@ class HeadersTooLarge(HostError):
     """The request's headers are over the limit."""
 
 
-class HeadTimeout(HostError):
+class RequestTimeout(HostError):
+    """The request did not arrive in time."""
+
+
+class HeadTimeout(RequestTimeout):
     """The request's headers did not arrive in time."""
+
+
+class BodyTimeout(RequestTimeout):
+    """The request's body did not arrive in time."""
 
 
 class Overloaded(HostError):
@@ -214,9 +248,9 @@ class ShuttingDown(HostError):
 class Reported(HostError):
     """A failure that a worker reported by its code."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, limit: str = "") -> None:
         self.code = code
-        super().__init__(message)
+        super().__init__(message, limit=limit)
 
 
 # --- raised inside a handler ---------------------------------------------------------------
@@ -316,7 +350,7 @@ HTTP: dict[type[FunctionsError], Rule] = {
     IdleTimeout: Rule(504, "IDLE_TIMEOUT"),
     PayloadTooLarge: Rule(413, "PAYLOAD_TOO_LARGE"),
     HeadersTooLarge: Rule(431, "HEADERS_TOO_LARGE"),
-    HeadTimeout: Rule(408, "REQUEST_TIMEOUT"),
+    RequestTimeout: Rule(408, "REQUEST_TIMEOUT"),
     Overloaded: Rule(429, "OVERLOADED"),
     ShuttingDown: Rule(503, "SHUTTING_DOWN"),
     ModelNotFound: Rule(500, "MODEL_NOT_FOUND"),

@@ -29,12 +29,15 @@ class Head(msgspec.Struct, tag="H", array_like=True, gc=False, kw_only=True):
 
     Attributes:
         deadline: seconds of CLOCK_MONOTONIC (one clock for the whole machine) at which the
-            host gives up; 0 means never.
+            host gives up; 0 means never. Set when it is the request's turn; of a WebSocket, what
+            `wait_until` counts with, since it may itself stay open for ever.
+        limit_s: seconds from then to the deadline, as they were set; 0: no limit.
         claims: the verified claims of the token; empty when the function asked for no check.
         path: percent-decoded, as the function shall see it; `root_path` is what was cut off.
         generation: the one that answers; set when it is the request's turn, so that a Head is
             the one frame that is not frozen.
         more: a body follows in `Body` frames.
+        cpu_ms: another limit than the function's, for tests; None: the function's.
     """
 
     protocol: int = PROTOCOL
@@ -53,9 +56,11 @@ class Head(msgspec.Struct, tag="H", array_like=True, gc=False, kw_only=True):
     server: tuple[str, int | None] | None = None
     traceparent: str = ""
     deadline: float = 0.0
+    limit_s: float = 0.0
     claims: dict[str, Any] = {}
     subprotocols: list[str] = []
     more: bool = False
+    cpu_ms: int | None = None
 
 
 class Body(Frame, tag="B", frozen=True):
@@ -81,10 +86,14 @@ class Failure(Frame, tag="F", frozen=True):
 
     Before `Start` the gateway answers with the code's status; after it, it breaks the
     connection so that the client cannot take the stream for complete.
+
+    Attributes:
+        limit: key of the setting that was exceeded; empty: none.
     """
 
     code: str
     message: str
+    limit: str = ""
 
 
 class SocketAccept(Frame, tag="WA", frozen=True):
@@ -121,10 +130,10 @@ class ModelCard(Frame, tag="MC", frozen=True):
 
 
 class Boot(Frame, tag="BT", frozen=True, kw_only=True):
-    """Gateway → worker, with descriptors [snapshot, marks, engine?]: become this function.
+    """Gateway → worker, with descriptors [snapshot, ledger, engine?]: become this function.
 
     The snapshot holds `msgpack({path: bytes})`; it is shared, so it is read with `pread`.
-    `marks` is the memory of `runtime.marks`. The engine's is absent while the engine is down.
+    `ledger` is the memory of `runtime.ledger`. The engine's is absent while the engine is down.
     """
 
     protocol: int = PROTOCOL
@@ -137,6 +146,11 @@ class Boot(Frame, tag="BT", frozen=True, kw_only=True):
     model_folders: str = ""  # relative model paths are resolved against this folder
     threads: int = 8  # how many calls of a plain `def` handler may run at once
     engine: bool = False
+    cpu_ms: int = 0  # what one request may take of the processor; 0: no limit
+    concurrency: int = 0  # requests at one time; this and the following: what the system enforces, 0: nothing
+    memory_mb: int = 0
+    tmp_mb: int = 0
+    sandbox: str = "off"  # or "landlock"
 
 
 class Ready(Frame, tag="RD", frozen=True):
@@ -171,7 +185,7 @@ class Connect(Frame, tag="CN", frozen=True):
     """
 
     name: str = ""
-    slot: int = 0  # of the connection's mark, see `runtime.marks`
+    slot: int = 0  # of the connection, see `runtime.ledger`
 
 
 class EngineAt(Frame, tag="EA", frozen=True):
@@ -191,6 +205,23 @@ class Unload(Frame, tag="UL", frozen=True):
     """Gateway → worker: a `Drain` will follow once the server has no request left; tell the function."""
 
     reason: str
+
+
+class Held(Frame, tag="HL", frozen=True):
+    """Worker → gateway: work of so many requests goes on, and takes their places, after their end."""
+
+    count: int
+
+
+class Spoiled(Frame, tag="SP", frozen=True):
+    """Worker → gateway: it cannot be used any longer, for this reason; what it has may be finished."""
+
+    reason: str
+    request_id: str = ""  # of the request that is to blame
+
+
+class Settled(Frame, tag="SD", frozen=True):
+    """Worker → gateway: what made it say `Spoiled` has ended; it may leave like any other."""
 
 
 class Drained(Frame, tag="DD", frozen=True):
@@ -306,6 +337,7 @@ class TemplateBoot(Frame, tag="TB", frozen=True, kw_only=True):
 
     temp: str
     uid_base: int = 0  # 0: do not change the user
+    users: int = 0  # how many there are from this one on
 
 
 class Fork(Frame, tag="FK", frozen=True):
@@ -317,6 +349,7 @@ class Fork(Frame, tag="FK", frozen=True):
     token: int
     function: str
     slot: int
+    memory_mb: int = 0  # 0: no limit
 
 
 class Forked(Frame, tag="FD", frozen=True):
@@ -328,14 +361,31 @@ class Forked(Frame, tag="FD", frozen=True):
 
 
 class Exited(Frame, tag="EX", frozen=True):
-    """Supervisor → gateway: a worker is gone. `status` as `os.waitstatus_to_exitcode` has it."""
+    """Supervisor → gateway: a worker is gone.
+
+    Attributes:
+        status: as `os.waitstatus_to_exitcode` has it.
+        out_of_memory: the kernel ended it for that.
+    """
 
     pid: int
     status: int
+    out_of_memory: bool = False
 
 
 class Kill(Frame, tag="KL", frozen=True):
-    """Gateway → supervisor: end this worker now, and all it started."""
+    """Gateway → supervisor: end this worker now, and all it started.
+
+    Attributes:
+        dump: let it write its stacks first, see `Dump`.
+    """
+
+    pid: int
+    dump: bool = False
+
+
+class Dump(Frame, tag="DP", frozen=True):
+    """Gateway → supervisor: have this worker write its threads' stacks into its ledger."""
 
     pid: int
 
@@ -369,11 +419,11 @@ class Stopped(Frame, tag="ST", frozen=True):
 RequestFrame = Head | Body | SocketMessage | SocketClose
 ResponseFrame = Accepted | Start | Body | Failure | SocketAccept | SocketMessage | SocketClose
 ControlFrame = Boot | Connect | EngineAt | Unload | Drain
-WorkerFrame = Loading | Ready | BootFailed | Drained
+WorkerFrame = Loading | Ready | BootFailed | Held | Spoiled | Settled | Drained
 EngineCall = Embed | Cancel | Warm
 EngineAnswer = Vectors | Embedded | Refused
 EngineControl = EngineBoot | Connect | Drain
 SupervisorToGateway = GatewayBoot | Forked | Exited | EngineDoor | Drain
-GatewayToSupervisor = Fork | Kill | Connect | Keep | Up | Stopped
+GatewayToSupervisor = Fork | Kill | Dump | Connect | Keep | Up | Stopped
 SupervisorToTemplate = TemplateBoot | Fork
 TemplateToSupervisor = Forked | Stopped

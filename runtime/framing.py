@@ -15,6 +15,9 @@ from runtime.errors import FrameError
 
 MAX_FRAME = 1 << 20
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding something that is no message may raise: of a text that is none, and of a deep one too."""
+
 _HEADER = 4
 _LENGTH_MASK = 0xFFFFFF
 

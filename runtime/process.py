@@ -25,6 +25,9 @@ _PR_SET_NO_NEW_PRIVS = 38
 # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID, CAP_SETUID
 _TO_CHANGE_USER = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7
 
+DUMP = signal.SIGUSR2
+"""Has a worker write the stacks of its threads."""
+
 _ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
@@ -116,14 +119,6 @@ def raise_file_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
     return soft
-
-
-def allow_descriptors(least: int) -> None:
-    """See to it that we may have at least so many descriptors, or as many as we ever may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < least:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (least if hard < 0 else min(least, hard), hard))
 
 
 def be_nice(increment: int) -> None:

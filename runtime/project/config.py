@@ -19,6 +19,7 @@ import msgspec
 from runtime.errors import ConfigError
 from runtime.project.envfile import NAME
 from runtime.project.schema import (
+    HeadSize,
     Place,
     Port,
     Prefix,
@@ -49,13 +50,12 @@ EDGE_RUNTIME = kinds_of(
     "policy",
     "hosts",
     "trusted_proxies",
-    "max_head_kb",
     "head_s",
     "shutdown_s",
     "max_workers_total",
     "memory_mb_total",
     "log_format",
-) | {"host": Text, "prefix": Prefix, "inspector_port": Port}
+) | {"host": Text, "prefix": Prefix, "inspector_port": Port, "max_head_kb": HeadSize}
 EDGE_RUNTIME_TABLES = ("secrets", "defaults", "cors")
 
 SKIPPED = {"deno_version": "Python runs here"}

@@ -21,13 +21,10 @@ from runtime.project.envfile import read_env_file, without_reserved
 from runtime.project.environment import OWN_URL, PRIVILEGED, handed_on, own_environment, own_url
 from runtime.project.keys import load_keys
 from runtime.project.schema import Prefix
-from runtime.project.settings import AI, Function, Limits, Options, Project, Settings
+from runtime.project.settings import AI, Function, Options, Project, Settings
 
-PLANNED = ("policy", "max_workers_total", "memory_mb_total")
-PLANNED_LIMITS = ("memory_mb", "cpu_ms", "timeout_s", "tmp_mb", "websocket_idle_s", "max_workers")
-"""Settings that are read and checked but do not act yet; the documentation says the same."""
-
-_DEFAULTS = Settings(root="")
+TEST_LIMITS = "FUNCTIONS_TEST_LIMITS"
+"""Set to 1 in the server's environment: requests may bring limits of their own, for tests."""
 
 ENV_FILE = os.path.join("supabase", "functions", ".env")
 
@@ -85,7 +82,6 @@ def load(options: Options, environ: Mapping[str, str]) -> Project:
         *skipped,
         *ignored,
         *_own_notes(functions.values(), environment),
-        *_not_enforced(settings, functions.values()),
     ]
     return Project(
         settings=settings,
@@ -101,24 +97,14 @@ def _notes(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     notes = []
     if settings.verify_jwt is False:
         notes.append("every function answers without a key (VERIFY_JWT=false or --no-verify-jwt)")
+    if settings.test_limits:
+        notes.append(f"every request may set its own limits ({TEST_LIMITS}), which is for tests alone")
     if settings.url and not environ.get("JWT_SECRET"):
         notes.append(
             f"{OWN_URL} is set without JWT_SECRET: functions call the project at "
             f"{urlsplit(settings.url).netloc.rpartition('@')[2]}; unset it to have them call this server"
         )
     return notes
-
-
-def _not_enforced(settings: Settings, functions: Iterable[Function]) -> list[str]:
-    """What is set and does not act yet: better said than left to be found out."""
-    given = {
-        f"edge_runtime.{name}" for name in PLANNED if getattr(settings, name) != getattr(_DEFAULTS, name)
-    }
-    for function in functions:
-        given |= {
-            name for name in PLANNED_LIMITS if getattr(function.limits, name) != getattr(Limits(), name)
-        }
-    return [f"{PATH}: {name} is not enforced in this version" for name in sorted(given)]
 
 
 def is_loopback(host: str) -> bool:
@@ -151,7 +137,21 @@ def _settings(root: str, options: Options, config: Config, environ: Mapping[str,
     given = config.settings | {key: value for key, value in said.items() if value is not None}
     given["host"] = given.get("host", "127.0.0.1").strip("[]")
     given["ai"] = _with_absolute_store(root, given["ai"])
-    return Settings(**given, root=root, url=own_url(environ), env_file=_env_file(root, options))
+    given |= {"url": own_url(environ), "env_file": _env_file(root, options)}
+    return Settings(**given, root=root, test_limits=_test_limits(given["host"], environ))
+
+
+def _test_limits(host: str, environ: Mapping[str, str]) -> bool:
+    """Whether requests may bring limits of their own, as the project's tests do."""
+    if environ.get(TEST_LIMITS, "") in ("", "0"):
+        return False
+    if not is_loopback(host):
+        raise UsageError(
+            "lets every client set its own limits, which is for tests on this machine alone",
+            where=TEST_LIMITS,
+            remedy=f"unset it, or listen on 127.0.0.1 instead of {host}",
+        )
+    return True
 
 
 def _prefix(said: str | None) -> str | None:

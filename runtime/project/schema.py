@@ -17,6 +17,7 @@ Kinds = Mapping[str, Any]
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Amount = Annotated[float, Meta(ge=0, le=1e9)]
+HeadSize = Annotated[int, Meta(ge=1, le=256)]  # kilobytes: what is told of it fits a frame
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*\Z")]
 Text = Annotated[str, Meta(min_length=1)]
@@ -27,6 +28,7 @@ _EXPECTED: dict[Any, str] = {
     tuple[str, ...]: "a list of strings",
     Count: "a whole number from 0 to 2147483647",
     Amount: "a number from 0 to 1000000000",
+    HeadSize: "a whole number from 1 to 256",
     Port: "a port number from 0 to 65535",
     Prefix: 'a path that begins with "/" and does not end with one, or ""',
     Text: "a string that is not empty",

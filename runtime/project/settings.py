@@ -48,19 +48,28 @@ class Limits(Setting, frozen=True, kw_only=True):
     """`[functions.NAME]` over `[edge_runtime.defaults]`. 0 switches a limit off.
 
     Attributes:
-        memory_mb: memory of one worker
-        cpu_ms: processor time of one request
-        timeout_s: longest that a request may take
-        idle_s: longest until the first byte of the answer
-        websocket_idle_s: longest silence on a WebSocket
+        memory_mb: memory of one worker and all that it starts, in units of 1024 · 1024 bytes
+        cpu_ms: processor time of one request; of a WebSocket, from one message to the next; of a worker that
+            has no request, with all that it started, what it takes beyond a quarter of a core
+        timeout_s: longest that a request may take, from its arrival at a worker to the last byte of the
+            answer, and with it the work given to `wait_until`
+        idle_s: longest silence: until the first byte of the answer, between its pieces, and between those
+            of the request's body
+        websocket_idle_s: longest time without a message on a WebSocket, either way
         max_body_mb: largest request body; a MB has a million bytes
         concurrency: requests and open WebSockets at a time in one worker; none: 100, and 8 for a plain `def`
         queue: requests that may wait for a worker
         queue_wait_s: how long they may wait
-        boot_s: how long loading may take
-        tmp_mb: size of a worker's temporary folder
-        min_workers: workers kept ready
-        max_workers: most workers; none: one per processor core
+        boot_s: how long loading may take; waiting for a processor does not count
+        tmp_mb: size of a worker's temporary folder, in the same units
+        sandbox: `"landlock"`: of the disk a worker sees the system and its own folder alone; Linux only, see
+            [Security](security.md#the-sandbox)
+        min_workers: workers kept ready; with `policy = "oneshot"`, beside those that have a request
+        max_workers: most workers; they come when requests wait for a slot. None: one per processor core, or
+            100 with `policy = "oneshot"`
+        max_requests: requests after which a worker is replaced; the next one is ready first
+        max_age_s: age at which a worker is replaced, in seconds
+        worker_idle_s: idle time after which a worker beyond `min_workers` ends
     """
 
     memory_mb: int = 512
@@ -74,8 +83,12 @@ class Limits(Setting, frozen=True, kw_only=True):
     queue_wait_s: float = 10
     boot_s: float = 10
     tmp_mb: int = 512
+    sandbox: Literal["off", "landlock"] = "off"
     min_workers: int = 1
     max_workers: int | None = None
+    max_requests: int = 0
+    max_age_s: float = 0
+    worker_idle_s: float = 60
 
 
 class Function(Setting, frozen=True, kw_only=True):
@@ -172,22 +185,25 @@ class Settings(Setting, frozen=True, kw_only=True):
         root: absolute path of the project.
         port: where the server listens
         enabled: `false`: serve no function
-        policy: `"oneshot"` will start a worker for each request
+        policy: `"oneshot"`: a fresh worker for each request
         host: the address to listen on
         prefix: where functions are; may be empty
         hosts: more host names to answer to on loopback, besides localhost, 127.0.0.1, [::1] and
             host.docker.internal
         trusted_proxies: addresses and networks whose `X-Forwarded-*` headers count
-        max_head_kb: largest block of request headers
+        max_head_kb: largest block of request headers; 256 at most
         head_s: seconds in which it must arrive
         shutdown_s: seconds that running requests get when the server stops
-        max_workers_total: workers of all functions together; 0: no limit
-        memory_mb_total: memory of all workers together; 0: no limit
+        max_workers_total: workers of all functions together, besides those that are leaving: a function
+            whose requests wait gets an idle worker's place; 0: no limit
+        memory_mb_total: memory of all workers together; over it none is added, idle ones beyond `min_workers`
+            end, and the largest is replaced; 0: no limit
         inspector_port: kept for compatibility
         log_format: `"plain"` or `"json"`; `"auto"` is for people on a terminal
         verify_jwt: False: `--no-verify-jwt`, for every function.
         url: where functions find the project, as `SUPABASE_URL` says; empty: this server.
         env_file: the file that was read; None: there is none.
+        test_limits: requests may bring limits of their own (FUNCTIONS_TEST_LIMITS=1).
     """
 
     project_id: str = ""
@@ -209,6 +225,7 @@ class Settings(Setting, frozen=True, kw_only=True):
     verify_jwt: bool | None = None
     url: str = ""
     env_file: str | None = None
+    test_limits: bool = False
     auth: Auth = Auth()
     cors: Cors = Cors()
     ai: AI = AI()

@@ -130,6 +130,11 @@ class HttpExchange:
             body, more = message.get("body", b""), message.get("more_body", False)
             await (self._send_head(len(body), more) if self._is_head else self._send_body(body, more))
 
+    def fail(self, failure: frames.Failure) -> None:
+        """End with a failure: whatever the application goes on to send is for nobody."""
+        self._left, self._is_head, self.finished = None, False, True
+        self._stream.send(failure)
+
     def _after_the_end(self, body: bytes, more: bool) -> None:
         if self._left == 0 and body:
             raise InvalidResponse(_TOO_LONG)
@@ -207,6 +212,11 @@ class SocketExchange:
         self._denial: frames.Start | None = None
         self.started = False
         self.finished = False
+
+    def fail(self, failure: frames.Failure) -> None:
+        """End with a failure."""
+        self.finished = True
+        self._stream.send(failure)
 
     async def receive(self) -> Message:
         if not self._connected:

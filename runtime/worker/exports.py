@@ -27,7 +27,8 @@ class Exports(msgspec.Struct, frozen=True):
     Attributes:
         handler: None: it exports `app`.
         startup: called without an argument.
-        before_unload: called with the reason, one of "termination", "reload", "removed".
+        before_unload: called with the reason: "termination", "reload", "removed", "early_drop",
+            "wall_clock", "memory" or "cpu".
     """
 
     handler: Hook | None = None

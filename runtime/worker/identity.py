@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 
 from runtime import process
 
@@ -19,6 +20,7 @@ def assume(function: str, control: int, log: int, *, temp: str, user: int) -> st
         user: the unprivileged user (and group) to become; 0: stay who we are.
     """
     os.setsid()
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell has its background jobs ignore it
     process.name_process(f"fn:{function}")
     process.be_nice(NICENESS)
     _only(control, log)

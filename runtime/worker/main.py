@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import faulthandler
 import gc
 import os
 import socket
@@ -23,35 +25,62 @@ from runtime.ai import host as ai_host
 from runtime.channel import open_stream
 from runtime.context import Call, current
 from runtime.door import Door
-from runtime.marks import Marks
-from runtime.worker import adapt, files, hooks, loader, logs
+from runtime.errors import StartError, WorkerLimit, cpu_exceeded
+from runtime.ledger import Ledger
+from runtime.worker import adapt, confine, files, hooks, loader, logs
+from runtime.worker.accounting import Account, Meter
+from runtime.worker.calls import ThreadCall
 from runtime.worker.exports import Exports, exports_of, is_async
+from runtime.worker.heart import Heart
+from runtime.worker.kept import Kept
 from runtime.worker.lifespan import Lifespan
+from runtime.worker.lingering import Lingering
 from runtime.worker.link import Link
 
-_DESCRIPTORS = 64  # besides those of its requests
+_MOST_PROCESSES = 4096  # of a function's own user: its workers' processes and threads
+_THREAD_LOOK_S = 0.02
 _LAST_S = 0.5  # what a lifespan's shutdown has at least; the gateway waits a little longer
 _control = msgspec.msgpack.Decoder(frames.ControlFrame)
 _archive = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
-def run(control: socket.socket, folder: str) -> int:
+def run(control: socket.socket, folder: str, *, has_own_user: bool = False) -> int:
     """Live as the function that the gateway names on `control`; the exit status.
 
     Args:
         folder: the worker's temporary folder.
+        has_own_user: nobody but this function's workers runs as our user.
     """
     logs.install()
     door: Door[frames.ControlFrame] = Door(control, _control)
     [(boot, fds), *early] = door.wait()
     assert isinstance(boot, frames.Boot)
-    process.allow_descriptors(2 * boot.threads + _DESCRIPTORS)  # a connection each, and one of its own
     os.environ.clear()  # the interpreter has added to the empty environment (PEP 538)
     os.environ.update(boot.environ, HOME=folder, TMPDIR=folder, SB_EXECUTION_ID=str(uuid.uuid4()))
     time.tzset()
+    try:
+        confine.apply(_confinement(boot, has_own_user), folder=folder, project=boot.model_folders)
+    except StartError as error:
+        door.send(frames.BootFailed(str(error)))
+        return 1
+    faulthandler.enable(2, all_threads=False)  # a segfault says where
+    faulthandler.register(process.DUMP, fds[1], all_threads=True)
     worker = Worker(boot, fds, door, folder)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        worker.meter.install(runner.get_loop())
+        runner.get_loop().set_exception_handler(logs.loop_failed)
         return runner.run(worker.live(early))
+
+
+def _confinement(boot: frames.Boot, has_own_user: bool) -> confine.Confinement:
+    return confine.Confinement(
+        memory_mb=boot.memory_mb,
+        tmp_mb=boot.tmp_mb,
+        concurrency=boot.concurrency,
+        threads=boot.threads,
+        processes=_MOST_PROCESSES if has_own_user else 0,
+        sandbox=boot.sandbox,
+    )
 
 
 class Worker:
@@ -66,15 +95,21 @@ class Worker:
     ) -> None:
         self._boot, self._door, self._folder = boot, door, folder
         self._snapshot = fds[0]
-        self._marks = Marks(fds[1], os.fstat(fds[1]).st_size)
+        self.meter = Meter(Ledger(fds[1]))
+        self.meter.on_exceeded, self.meter.on_resisted = self._exceeded, self._resisted
+        self.meter.on_overrun = self._overrun
+        self._overrunning: set[ThreadCall] = set()
         self._engine_fd = fds[2] if boot.engine else None
         self.function = boot.function
+        self.cpu_ms = boot.cpu_ms
         self.application: ASGIApp
         self._exports = Exports()
         self._lifespan: Lifespan | None = None
         self._in_flight = 0
         self._links: set[asyncio.Task[None]] = set()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._kept = Kept(self, self._check_idle)
+        self._heart: Heart
+        self._lingering = Lingering(self._tell_held, self._tell_spoiled)
         self._unloading: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._over = asyncio.Event()
@@ -85,14 +120,16 @@ class Worker:
     async def live(self, early: list[tuple[frames.ControlFrame, list[int]]]) -> int:
         """Boot, serve until drained or abandoned."""
         began = time.monotonic()
+        self._heart = Heart(self.meter, self._is_busy)
         host = ai_host.install(self._boot.models, self._boot.model_folders)
         if self._engine_fd is not None:
             await host.engine.attach(socket.socket(fileno=self._engine_fd))
         try:
             await self._load()
         except BaseException as error:
-            self._door.send(frames.BootFailed(_summary(error), self.explain(error)))
+            self._door.send(self._boot_failed(error))
             return 1
+        gc.collect()  # else the next full one waits for a quarter of what the template had
         gc.freeze()
         self._door.send(frames.Ready((time.monotonic() - began) * 1000, self._threaded))
         for frame, fds in early:
@@ -100,6 +137,12 @@ class Worker:
         self._door.listen(asyncio.get_running_loop(), self._on_frame, self._over.set)
         await self._over.wait()
         return 0
+
+    def _boot_failed(self, error: BaseException) -> frames.BootFailed:
+        summary, trace = _summary(error), self.explain(error)
+        if (limit := self.limit_behind(error)) is not None:
+            summary, trace = limit.message, f"{trace.rstrip()}\n{limit.message}"
+        return frames.BootFailed(summary, trace)
 
     async def _load(self) -> None:
         boot = self._boot
@@ -130,7 +173,7 @@ class Worker:
 
     def began(self) -> None:
         self._in_flight += 1
-        self._idle.clear()
+        self._heart.start()
 
     def ended(self) -> None:
         self._in_flight -= 1
@@ -138,31 +181,62 @@ class Worker:
 
     def keep(self, call: Call, awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
         """Run work that outlives its response; see `runtime.wait_until`."""
-
-        async def work() -> Any:
-            current.set(call)
-            try:
-                return await awaitable
-            except (SystemExit, KeyboardInterrupt) as error:  # would end the event loop, and all requests
-                raise RuntimeError(f"{type(error).__name__} in work given to wait_until") from error
-
-        task = asyncio.get_running_loop().create_task(work())
-        self._background.add(task)
-        task.add_done_callback(lambda done: self._kept(call, done))
+        task = self._kept.keep(call, awaitable)
+        self._heart.start()
         return task
 
-    def _kept(self, call: Call, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            logs.emit("error", f"work given to wait_until failed\n{self.explain(error)}", call.id)
-        self._check_idle()
+    def linger(self, call: Call, task: asyncio.Task[Any]) -> None:
+        """Work goes on although its request is over; see `Lingering`."""
+        self._lingering.add(call, task)
+
+    def _overrun(self, call: ThreadCall) -> None:
+        """A thread cannot be cancelled: what is sent here from now on would share the processor with it."""
+        name = call.account.name
+        self._overrunning.add(call)
+        text = f"a thread of request {name} goes on although the request was cancelled (cpu_ms)"
+        self._door.send(frames.Spoiled(text, name))
+        self._tell_unload("cpu")
+        self._look_at_thread(call)
+
+    def _look_at_thread(self, call: ThreadCall) -> None:
+        """It is waited for; how long it may take is the gateway's business."""
+        if not call.ended:
+            asyncio.get_running_loop().call_later(_THREAD_LOOK_S, self._look_at_thread, call)
+            return
+        self._overrunning.discard(call)
+        if not self._overrunning:
+            self._door.send(frames.Settled())
+
+    def _exceeded(self, account: Account) -> None:
+        error, where = cpu_exceeded(account.limit // 1_000_000), self.meter.where(account)
+        logs.emit("error", f"{error.message}\n{where}".rstrip(), account.name)
+
+    def _resisted(self, account: Account) -> None:
+        text = f"request {account.name} goes on although it was cancelled (cpu_ms)"
+        self._tell_unload("cpu")
+        self._door.send(frames.Spoiled(text, account.name))
+
+    def _tell_held(self, count: int) -> None:
+        self._door.send(frames.Held(count))
+
+    def _tell_spoiled(self, reason: str) -> None:
+        self._tell_unload("wall_clock")
+        self._door.send(frames.Spoiled(reason))
 
     def explain(self, error: BaseException) -> str:
         return loader.traceback_of(error, self._boot.directory)
 
+    def limit_behind(self, error: BaseException) -> WorkerLimit | None:
+        return confine.limit_behind(error, memory_mb=self._boot.memory_mb, tmp_mb=self._boot.tmp_mb)
+
+    def _is_busy(self) -> bool:
+        return bool(self._in_flight or self._kept or self._is_unloading())
+
+    def _is_unloading(self) -> bool:
+        return self._unloading is not None and not self._unloading.done()
+
     def _check_idle(self) -> None:
-        if not self._in_flight and not self._background:
+        if self._draining and not self._is_busy():
             self._idle.set()
 
     # what the gateway says
@@ -186,7 +260,7 @@ class Worker:
         task.add_done_callback(self._links.discard)
 
     async def _connect(self, fd: int, slot: int) -> None:
-        await open_stream(socket.socket(fileno=fd), lambda: Link(self, self._marks, slot))
+        await open_stream(socket.socket(fileno=fd), lambda: Link(self, self.meter, slot))
 
     async def _reach_engine(self, frame: frames.EngineAt, fd: int) -> None:
         host = ai_host.current()
@@ -202,7 +276,7 @@ class Worker:
         ends_at = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(ends_at):
-                while self._in_flight or self._background:
+                while self._is_busy():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
@@ -238,18 +312,15 @@ class Worker:
             except BaseException as error:  # also sys.exit: there are requests to finish
                 logs.emit("error", f"before_unload failed\n{self.explain(error)}")
 
-        self._unloading = asyncio.get_running_loop().create_task(unload())
-        self._background.add(self._unloading)
-        self._unloading.add_done_callback(self._unloaded)
-
-    def _unloaded(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        self._check_idle()
+        alone = contextvars.copy_context()
+        alone.run(current.set, None)  # else the request whose costs are the reason would pay for it, too
+        self._unloading = asyncio.get_running_loop().create_task(unload(), context=alone)
+        self._unloading.add_done_callback(lambda done: self._check_idle())
+        self._heart.start()
 
     def _tell_left(self, seconds: float) -> None:
-        kept = len(self._background - {self._unloading})
-        left = [_counted(self._in_flight, "request"), _counted(kept, "task", " of wait_until")]
-        left += ["before_unload"] if self._unloading in self._background else []
+        left = [_counted(self._in_flight, "request"), _counted(len(self._kept), "task", " of wait_until")]
+        left += ["before_unload"] if self._is_unloading() else []
         text = " and ".join(filter(None, left))
         logs.emit("warning", f"{text} did not end within {seconds:g} s")
 

@@ -8,18 +8,20 @@ started, and the event loop is gone before anything is forked.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-import uvloop
 
 from runtime import frames
 from runtime.channel import Stream, open_stream
 from runtime.context import Call
 from runtime.door import socket_pair
-from runtime.marks import Marks, shared_file
+from runtime.errors import WorkerLimit
+from runtime.ledger import Ledger, new_file
 from runtime.worker import adapt
+from runtime.worker.accounting import Meter
 from runtime.worker.link import Link
 from runtime.worker.request import Request
 
@@ -32,6 +34,7 @@ class _Stage:
 
     function = "rehearsal"
     leaving = False
+    cpu_ms = 0
 
     def __init__(self) -> None:
         self.application = adapt.from_handler(_handler, None, 1)
@@ -46,9 +49,16 @@ class _Stage:
         """Nothing outlives the rehearsal."""
         raise NotImplementedError
 
+    def linger(self, call: Call, task: asyncio.Task[Any]) -> None:
+        """Nothing of it goes on."""
+
     def explain(self, error: BaseException) -> str:
         """Only a bug of ours can get here."""
         return repr(error)
+
+    def limit_behind(self, error: BaseException) -> WorkerLimit | None:
+        """There is none."""
+        return None
 
 
 async def _handler(request: Request) -> Any:
@@ -63,15 +73,21 @@ async def _pieces() -> AsyncIterator[str]:
 
 
 def rehearse() -> None:
-    """Answer a few requests of both kinds, plain and streamed."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_rehearse())
+    """Answer a few requests of both kinds, plain and streamed.
+
+    Not on a loop of uvloop's: its library would keep a pipe for signals, make another in every
+    fork, which closes what it does not know, and abort when the function starts a program.
+    """
+    asyncio.run(_rehearse())
 
 
 async def _rehearse() -> None:
     ours, theirs = socket_pair()
-    stage, marks = _Stage(), Marks(shared_file(bytes(1)), 1)
-    await open_stream(theirs, lambda: Link(stage, marks, 0))
+    fd = new_file(1)
+    stage, meter = _Stage(), Meter(Ledger(fd))
+    os.close(fd)
+    meter.charge_tasks(asyncio.get_running_loop())
+    await open_stream(theirs, lambda: Link(stage, meter, 0))
     gateway = await open_stream(ours, lambda: Stream(_answers))
     for method in ("POST", "GET") * _TIMES:
         gateway.send(_head(method), *([frames.Body(b'{"name": "rehearsal"}')] if method == "POST" else []))

@@ -16,13 +16,16 @@ import traceback
 import msgspec
 
 from runtime import frames, process
-from runtime.door import Door
+from runtime.door import Door, close_all
 from runtime.errors import ChannelClosed, StartError
-from runtime.worker import identity, visibility
+from runtime.worker import confine, identity, visibility
 from runtime.worker.main import run as run_worker
 from runtime.worker.rehearsal import rehearse
 
-_SLOTS = 4999
+_TOO_MANY = (
+    "there is no user left for it to run as: a server that root has started has {}, one for each function "
+    "that it has had since its start; start it again if functions came and went, or use another server"
+)
 
 # Imported by the toolkit when first needed: better here, once, than in some first request.
 _USED_LATER = (
@@ -36,6 +39,7 @@ _USED_LATER = (
 
 def main() -> int:
     """Serve forks until the supervisor is gone."""
+    confine.go_first()
     process.become("template")
     door: Door[frames.SupervisorToTemplate] = Door(
         socket.socket(fileno=int(sys.argv[-1])),
@@ -80,20 +84,32 @@ class Template:
         reaps it, and it does not depend on the template's life.
         """
         assert isinstance(frame, frames.Fork)
-        control, log = fds
+        pid, why = 0, "the system refused to fork"
+        try:
+            if self._boot.uid_base and frame.slot >= self._boot.users:
+                why = _TOO_MANY.format(self._boot.users)
+            else:
+                pid = self._forked(frame, *fds)
+        except OSError:
+            pass  # there are too many processes: that is told, and we go on
+        finally:
+            close_all(fds)
+        self._door.send(frames.Forked(frame.token, pid, "" if pid else why))
+
+    def _forked(self, frame: frames.Fork, control: int, log: int) -> int:
         reader, writer = os.pipe()
         try:
-            middle = os.fork()
-            if middle == 0:
-                self._middle(frame, control, log, writer)
+            try:
+                middle = os.fork()
+                if middle == 0:
+                    self._middle(frame, control, log, writer)
+            finally:
+                os.close(writer)
+            pid = int.from_bytes(os.read(reader, 4), "little")
         finally:
-            os.close(writer)
-            os.close(control)
-            os.close(log)
-        pid = int.from_bytes(os.read(reader, 4), "little")
-        os.close(reader)
+            os.close(reader)
         os.waitpid(middle, 0)
-        self._door.send(frames.Forked(frame.token, pid, "" if pid else "the system refused to fork"))
+        return pid
 
     def _middle(self, frame: frames.Fork, control: int, log: int, writer: int) -> None:
         middle = os.getpid()
@@ -106,12 +122,12 @@ class Template:
             os._exit(0)
         status = 1
         try:
-            user = self._boot.uid_base + frame.slot % _SLOTS if self._boot.uid_base else 0
+            user = self._boot.uid_base + frame.slot if self._boot.uid_base else 0
             folder = identity.assume(frame.function, control, log, temp=self._boot.temp, user=user)
             while os.getppid() == middle:  # the supervisor adopts us when it has ended
                 os.sched_yield()
             process.die_with_parent(self._supervisor)
-            status = run_worker(socket.socket(fileno=control), folder)
+            status = run_worker(socket.socket(fileno=control), folder, has_own_user=bool(user))
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:

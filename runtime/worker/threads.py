@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import anyio
-from anyio.to_thread import run_sync
+import anyio.to_thread
+
+from runtime.context import current
 
 Running = asyncio.Task[tuple[Any, BaseException | None]]
 
@@ -24,7 +25,7 @@ def begin(
 
     async def run() -> tuple[Any, BaseException | None]:
         try:
-            return await run_sync(function, *arguments, limiter=limiter), None
+            return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter), None
         except BaseException as error:
             return None, error
 
@@ -32,8 +33,13 @@ def begin(
 
 
 async def result(running: Running) -> Any:
-    """What the call returns; raises what it raises."""
-    value, error = await asyncio.shield(running)
+    """What the call returns; raises what it raises. A call that is left behind counts as such."""
+    try:
+        value, error = await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if (call := current.get()) is not None:
+            call.linger(call, running)
+        raise
     if error is not None:
         raise error
     return value
