@@ -15,7 +15,13 @@ from runtime.supervisor.supervisor import Supervisor
 def main() -> int:
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         plan = msgspec.json.decode(file.read(), type=Plan)
-    return keep(lambda temp, keeper: Supervisor(plan, temp, keeper).run(), for_others=plan.uid_base > 0)
+    if plan.users >= 0:
+        os.set_inheritable(plan.users, False)  # ours and the keeper's alone: they end everybody else first
+    return keep(
+        lambda temp, keeper: Supervisor(plan, temp, keeper).run(),
+        for_others=plan.uid_base > 0,
+        held=plan.users,
+    )
 
 
 sys.exit(main())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import stat
 import sys
@@ -18,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from runtime import folders
 from runtime.process import adopt_orphans, hide_memory, name_process
 from runtime.supervisor import proctable
 
@@ -28,7 +28,7 @@ _COMMON = "/tmp"
 Serve = Callable[[str, int], int]
 
 
-def keep(serve: Serve, *, for_others: bool) -> int:
+def keep(serve: Serve, *, for_others: bool, held: int = -1) -> int:
     """Run `serve(temp, keeper)` in a child and end what it leaves; the exit status.
 
     `temp` is the server's temporary folder, `keeper` a descriptor that becomes readable
@@ -36,6 +36,7 @@ def keep(serve: Serve, *, for_others: bool) -> int:
 
     Args:
         for_others: workers are other users, who must reach the temporary folder.
+        held: a descriptor that both processes keep open; -1: none.
     """
     name_process("fn-keeper")
     hide_memory()
@@ -52,16 +53,23 @@ def keep(serve: Serve, *, for_others: bool) -> int:
         signal.signal(number, lambda number, _: proctable.kill(pid, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     # The listening socket must not stay open here when the supervisor closes its own.
-    os.closerange(_INHERITED_FROM, writer)
-    os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+    _close_all_but(writer, held)
     status = _wait_for(pid)
     proctable.end_descendants()
-    shutil.rmtree(temp, ignore_errors=True)
+    folders.remove(temp)
     if status < 0:
         with contextlib.suppress(OSError):
             print(f"the supervisor was ended by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
         return 128 - status
     return status
+
+
+def _close_all_but(*kept: int) -> None:
+    first = _INHERITED_FROM
+    for fd in sorted(fd for fd in kept if fd >= first):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
 def _wait_for(pid: int) -> int:

@@ -15,10 +15,8 @@ import msgspec
 from runtime.errors import StartError
 from runtime.process import may_change_user
 from runtime.project.settings import Options, Project, Settings
+from runtime.supervisor import users
 from runtime.supervisor.plan import Plan
-
-UID_BASE = 55_000
-"""As root, workers run as users 55000 and up, one per function; no distribution uses these."""
 
 _BACKLOG = 2048
 
@@ -43,6 +41,7 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
             "the server does not run on Windows itself", remedy="run it under WSL2, or in Docker"
         )
     listener = bind(project.settings)
+    uid_base, holder = _users()
     plan = Plan(
         sockets=(listener.fileno(),),
         options=msgspec.json.encode(options),
@@ -52,32 +51,34 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
         models_dir=project.settings.ai.models_dir,
         preload=project.preload,
         engine_threads=project.settings.ai.threads,
-        uid_base=_uid_base(),
+        uid_base=uid_base,
+        users=-1 if holder is None else holder.fileno(),
         color=_wants_color(environ),
     )
     kept = {name: value for name, value in environ.items() if name in _KEPT}
     descriptor = _inheritable_file(msgspec.json.encode(plan))
-    listener.set_inheritable(True)
+    for kept_open in filter(None, (listener, holder)):
+        kept_open.set_inheritable(True)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-I", "-m", "runtime.supervisor", str(descriptor)], kept)
 
 
-def _uid_base() -> int:
-    """The first user for workers; 0: they keep ours.
+def _users() -> tuple[int, socket.socket | None]:
+    """The first user for workers (0: they keep ours), and what holds it and those that follow.
 
     Raises:
-        StartError: we are root, and not allowed to make them somebody else.
+        StartError: we are root, and not allowed to make them somebody else; or there is nobody left.
     """
     if os.geteuid() != 0:
-        return 0
+        return 0, None
     if not may_change_user():
         raise StartError(
             "root cannot give functions users of their own here: it lacks CAP_CHOWN, CAP_DAC_OVERRIDE, "
             "CAP_KILL, CAP_SETGID or CAP_SETUID",
             remedy="start it as an ordinary user (docker run --user 10001:10001), or add these capabilities",
         )
-    return UID_BASE
+    return users.reserve()
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -15,6 +15,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         root: the project's folder.
         shutdown_s: how long requests in flight may take after SIGTERM.
         uid_base: first of the unprivileged users for workers; 0: workers keep our user.
+        users: descriptor that keeps them from other servers, inherited; -1: there is none.
         color: standard error is a terminal that shows colours.
     """
 
@@ -27,4 +28,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
     engine_threads: int = 0
     uid_base: int = 0
+    users: int = -1
     color: bool = False

@@ -1,4 +1,4 @@
-"""Reading /proc: who descends from whom. Empty answers where there is no /proc."""
+"""Who descends from whom, and how to end them. Empty answers where there is no /proc."""
 
 from __future__ import annotations
 
@@ -6,53 +6,65 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+
+from runtime import proc
+
+_ROUNDS = 20
 
 
-class Entry(NamedTuple):
-    """One process."""
-
-    pid: int
-    state: str
-    parent: int
-    session: int
-
-
-def entries() -> Iterator[Entry]:
-    """Every process that this machine shows us."""
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return
-    for name in names:
-        if name.isdigit():
-            entry = read(int(name))
-            if entry is not None:
-                yield entry
+def families_of(roots: Iterable[int]) -> set[int]:
+    """These processes, their descendants, and the members of the sessions that they lead."""
+    children: dict[int, list[int]] = {}
+    found, waiting = set[int](), list(roots)
+    wanted = set(waiting)
+    for stat in filter(None, map(proc.stat, proc.pids())):
+        children.setdefault(stat.parent, []).append(stat.pid)
+        if stat.session in wanted:
+            waiting.append(stat.pid)
+    while waiting:
+        if (pid := waiting.pop()) not in found:
+            found.add(pid)
+            waiting += children.get(pid, ())
+    return found
 
 
-def read(pid: int) -> Entry | None:
-    """One process, or None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
-    except OSError:
-        return None
-    # The name in parentheses may hold anything, so fields are counted from its end.
-    fields = line[line.rindex(b")") + 2 :].split()
-    return Entry(pid, fields[0].decode(), int(fields[1]), int(fields[3]))
+def strays(parent: int, known: set[int]) -> set[int]:
+    """The families of the children of `parent` that are not known."""
+    unknown = set(children_of(parent)) - known
+    return families_of(unknown) if unknown else unknown
 
 
-def of_sessions(sessions: Iterable[int]) -> list[int]:
-    """Processes that belong to one of these sessions (a session's number is its leader's pid)."""
-    wanted = set(sessions)
-    return [entry.pid for entry in entries() if entry.session in wanted]
+def end_strays(parent: int, known: set[int]) -> None:
+    """End the families of the children of `parent` that are not known.
+
+    The kernel's own list of children is quick to read, and may leave some out while others end:
+    it says whether there is anything to do, and not when that is done.
+    """
+    if set(proc.children(parent)) - known:
+        end(lambda: strays(parent, known))
+
+
+def end(find: Callable[[], set[int]]) -> None:
+    """Kill all that `find` finds.
+
+    They are stopped first, until none is found that is not: what is stopped starts no others.
+    """
+    stopped: set[int] = set()
+    for _ in range(_ROUNDS):
+        if not (running := find() - stopped):
+            break
+        for pid in running:
+            kill(pid, signal.SIGSTOP)
+        stopped |= running
+    for pid in stopped:
+        kill(pid)
 
 
 def children_of(pid: int) -> list[int]:
     """Direct children that have not ended yet."""
-    return [entry.pid for entry in entries() if entry.parent == pid and entry.state != "Z"]
+    found = filter(None, map(proc.stat, proc.pids()))
+    return [stat.pid for stat in found if stat.parent == pid and stat.state != "Z"]
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

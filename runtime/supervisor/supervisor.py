@@ -12,7 +12,6 @@ import contextlib
 import os
 import select
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -22,18 +21,21 @@ from typing import Any
 
 import msgspec
 
-from runtime import frames
+from runtime import folders, frames
 from runtime.door import Door, close_all, socket_pair
 from runtime.errors import ChannelClosed, FrameError
-from runtime.marks import shared_file
-from runtime.process import adopt_orphans, hide_memory, name_process
-from runtime.supervisor import proctable
+from runtime.process import DUMP, adopt_orphans, hide_memory, name_process
+from runtime.sharedfile import shared_file
+from runtime.supervisor import proctable, users
 from runtime.supervisor.backoff import Backoff
+from runtime.supervisor.cells import Cells
 from runtime.supervisor.plan import Plan
 
 CHILD_FD = 3
 _GRACE_S = 3.0  # on top of the plan's shutdown_s, before everything is killed
+_STRAYS_S = 0.02  # from a worker's end to a look at what it left
 _LEAVING_S = 0.5  # from a child's closing its door to its end
+_DUMP_S = 0.05  # what writing a worker's stacks may take, before it is killed
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -50,17 +52,26 @@ class Child:
         self.restarts = -1
 
     def spawn(self) -> Door[Any]:
-        """Start the process in a session of its own, holding one end of a new door."""
+        """Start the process in a session of its own, holding one end of a new door.
+
+        Raises:
+            OSError: there are too many processes, or there is too little memory.
+        """
         ours, theirs = socket_pair()
-        self.pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-m", self.module, "--fd", str(CHILD_FD)],
-            self.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHILD_FD)],
-            setsid=True,
-            setsigmask=[],
-        )
-        theirs.close()
+        try:
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-m", self.module, "--fd", str(CHILD_FD)],
+                self.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHILD_FD)],
+                setsid=True,
+                setsigmask=[],
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self.door = Door(ours, self.decoder)
         self.started = time.monotonic()
         self.restarts += 1
@@ -99,11 +110,13 @@ class Supervisor:
         )
         self._children = (self._engine, self._template, self._gateway)
         self._workers: set[int] = set()
+        self._cells = Cells()
         self._departed: dict[int, int] = {}  # ended before the template told us their pid
         self._forks: dict[int, tuple[frames.Fork, list[int]]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._selector = selectors.DefaultSelector()
         self._project: int | None = None  # as the gateway last knew it, for the next one
+        self._looks = False  # for strays, soon
         self._exit_code = 0
         self._stopping = False
         self._done = False
@@ -115,6 +128,7 @@ class Supervisor:
         name_process("fn-supervisor")
         hide_memory()
         adopt_orphans()
+        self._cells.open((os.getpid(), os.getppid()))
         self._selector.register(self._keeper, selectors.EVENT_READ, self._on_keeper_lost)
         with self._signals():
             try:
@@ -154,12 +168,18 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         if self._stopping:
             return
-        door = child.spawn()
+        try:
+            door = child.spawn()
+        except OSError as error:  # those that there are go on meanwhile
+            _tell(f"{child.role} cannot be started ({error.strerror}); trying again")
+            self._later(child.backoff.delay(0), lambda: self._start(child))
+            return
         self._selector.register(door, selectors.EVENT_READ, lambda: self._on_door(child))
         if child is self._gateway:
             self._introduce_gateway()
         elif child is self._template:
-            door.send(frames.TemplateBoot(temp=self._temp, uid_base=self._plan.uid_base))
+            boot = frames.TemplateBoot(temp=self._temp, uid_base=self._plan.uid_base, users=users.COUNT)
+            door.send(boot)
             for fork, fds in self._forks.values():
                 door.send(fork, [os.dup(fd) for fd in fds])
         else:
@@ -237,8 +257,14 @@ class Supervisor:
                 self._template.send(frame, [os.dup(fd) for fd in fds])
             case frames.Forked():
                 self._on_forked(frame)
-            case frames.Kill():
-                self._kill_worker(frame.pid)
+            case frames.Kill(pid, dump):
+                if dump:
+                    self._dump_worker(pid)
+                    self._later(_DUMP_S, lambda: self._kill_worker(pid))
+                else:
+                    self._kill_worker(pid)
+            case frames.Dump(pid):
+                self._dump_worker(pid)
             case frames.Keep():
                 self._keep(fds[0])
             case frames.Connect():
@@ -253,21 +279,27 @@ class Supervisor:
     # workers
 
     def _on_forked(self, forked: frames.Forked) -> None:
-        _, fds = self._forks.pop(forked.token, (None, []))
+        fork, fds = self._forks.pop(forked.token, (None, []))
         for fd in fds:
             os.close(fd)
+        lives = forked.pid and forked.pid not in self._departed
+        if lives and fork is not None:
+            self._cells.admit(forked.pid, fork.memory_mb)  # before it is told what to become
         self._gateway.send(forked)
-        if forked.pid in self._departed:
-            self._gateway.send(frames.Exited(forked.pid, self._departed.pop(forked.pid)))
-        elif forked.pid:
+        if lives:
             self._workers.add(forked.pid)
+        elif forked.pid:
+            self._gateway.send(frames.Exited(forked.pid, self._departed.pop(forked.pid)))
         if not self._forks:
             self._departed.clear()  # they were strays, and their numbers will be given to others
 
-    def _kill_worker(self, pid: int) -> None:
+    def _dump_worker(self, pid: int) -> None:
         if pid in self._workers:
-            for member in {pid, *proctable.of_sessions([pid])}:
-                proctable.kill(member)
+            proctable.kill(pid, DUMP)
+
+    def _kill_worker(self, pid: int) -> None:
+        if pid in self._workers and not self._cells.kill(pid):
+            proctable.end(lambda: proctable.families_of([pid]))
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -284,25 +316,29 @@ class Supervisor:
                 return
         if pid in self._workers:
             self._workers.discard(pid)
-            for member in proctable.of_sessions([pid]):
-                proctable.kill(member)
-            self._gateway.send(frames.Exited(pid, status))
-            self._later(1.0, self._end_strays)
-        elif self._forks:
-            self._departed[pid] = status
+            self._gateway.send(frames.Exited(pid, status, self._cells.ended(pid)))
+            self._look_for_strays()
+        else:
+            if self._forks:
+                self._departed[pid] = status
+            self._look_for_strays()  # it may have been one, and had others
+
+    def _look_for_strays(self) -> None:
+        if not self._looks:  # once for all workers that end in the same moment
+            self._looks = True
+            self._later(_STRAYS_S, self._end_strays)
 
     def _end_strays(self) -> None:
-        """End what a dead worker left behind in sessions of its own.
+        """End what dead workers left behind: it has become ours.
 
         Every child of ours is known but for workers whose `Forked` is still on its way.
         """
+        self._looks = False
         if self._forks:
-            self._later(1.0, self._end_strays)
+            self._look_for_strays()
             return
         known = self._workers | {child.pid for child in self._children}
-        for pid in proctable.children_of(os.getpid()):
-            if pid not in known:
-                proctable.kill(pid)
+        proctable.end_strays(os.getpid(), known)
 
     def _on_child_exit(self, child: Child, status: int) -> None:
         self._drop_door(child)
@@ -385,7 +421,8 @@ class Supervisor:
             if child.pid:
                 proctable.kill(child.pid)
         proctable.end_descendants()
-        shutil.rmtree(self._temp, ignore_errors=True)
+        self._cells.close()
+        folders.remove(self._temp)
 
 
 def _describe(status: int) -> str:
