@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import traceback
 
 from starlette.types import Receive, Scope, Send
 
 from runtime import frames
 from runtime.errors import FunctionsError, NotFound, ShuttingDown
-from runtime.gateway import requestid
+from runtime.gateway import requestid, testlimits
 from runtime.gateway.auth import Authenticator, Identity
 from runtime.gateway.cors import PERMISSION, PREFLIGHT
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import Broken, dispatch
-from runtime.gateway.exchange import Exchange
+from runtime.gateway.exchange import CLIENT_CLOSED, Exchange
 from runtime.gateway.feed import ClientGone
 from runtime.gateway.hosts import HostCheck
 from runtime.gateway.internal import Internal
 from runtime.gateway.logbook import Logbook
+from runtime.gateway.metrics import Series
 from runtime.gateway.registry import Registry
 from runtime.gateway.sockets import carry
 from runtime.project.settings import Function, Settings
 
-_CLIENT_CLOSED = 499  # as access logs of HTTP servers have it: the client left before an answer
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _INTERNAL = "/_internal/"
 # A browser forgets what its page has not read yet when the connection breaks: the last events,
@@ -38,7 +37,7 @@ class Gateway:
 
     Attributes:
         draining: no new request is begun.
-        in_flight: requests that are being answered.
+        unrouted: the numbers of what reaches no function.
     """
 
     def __init__(
@@ -51,6 +50,7 @@ class Gateway:
     ) -> None:
         self.draining = False
         self.received = self.handled = 0
+        self.unrouted = Series()
         self._registry, self._authenticator = registry, authenticator
         self._internal, self._logbook = internal, logbook
         self.configure(settings)
@@ -62,7 +62,7 @@ class Gateway:
         self._prefix = settings.prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, requestid.request_id(scope["headers"]))
+        exchange = Exchange(scope, receive, send, requestid.request_id(scope["headers"]), self.unrouted)
         self.received += 1
         try:
             await self._answer(exchange)
@@ -85,7 +85,7 @@ class Gateway:
             await exchange.refuse(FunctionsError())
         finally:
             self.handled += 1
-            self._log(exchange)
+            self._log(exchange, exchange.finish())
 
     async def _answer(self, exchange: Exchange) -> None:
         scope = exchange.scope
@@ -103,13 +103,14 @@ class Gateway:
         function, deployment, rest = self._find(inner)
         if self.draining:
             raise ShuttingDown
-        exchange.function = function.name
+        exchange.function, exchange.series = function.name, deployment.series
         identity = await self._identify(function, scope)
         head = self._head(exchange, identity, function, rest)
+        clocks = testlimits.take(head, function.limits) if self._settings.test_limits else None
         if exchange.is_socket:
-            await carry(exchange, deployment, head, identity.subprotocol)
+            await carry(exchange, deployment, head, identity.subprotocol, clocks)
         else:
-            await dispatch(exchange, function, deployment, head)
+            await dispatch(exchange, function, deployment, head, clocks)
 
     def _inner_path(self, scope: Scope) -> str | None:
         """The raw path below the prefix, which functions and internal pages share; None: outside."""
@@ -136,7 +137,6 @@ class Gateway:
 
     def _head(self, exchange: Exchange, identity: Identity, function: Function, rest: str) -> frames.Head:
         scope = identity.scope
-        limit = function.limits.timeout_s
         return frames.Head(
             kind=scope["type"],
             request_id=exchange.request_id,
@@ -151,7 +151,6 @@ class Gateway:
             client=scope.get("client"),
             server=scope.get("server"),
             traceparent=_traceparent(scope),
-            deadline=time.monotonic() + limit if limit else 0.0,
             claims=identity.claims,
             subprotocols=scope.get("subprotocols", []),
         )
@@ -161,7 +160,7 @@ class Gateway:
             name, request_id = exchange.function, exchange.request_id
             self._logbook.tell(reason, level="error", function=name, request_id=request_id)
 
-    def _log(self, exchange: Exchange) -> None:
+    def _log(self, exchange: Exchange, seconds: float) -> None:
         scope = exchange.scope
         if exchange.quiet:
             return
@@ -169,10 +168,12 @@ class Gateway:
             "WS" if exchange.is_socket else scope["method"],
             scope["path"],
             exchange.function,
-            exchange.status or _CLIENT_CLOSED,
+            exchange.status or CLIENT_CLOSED,
             exchange.code,
-            exchange.ms,
+            seconds * 1000,
             exchange.request_id,
+            exchange.worker,
+            exchange.limit,
         )
 
     def forwards_preflight(self, path: str) -> bool:

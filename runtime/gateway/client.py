@@ -28,3 +28,6 @@ class Client(Protocol):
 
     def has_sent_all(self, scope: Scope) -> bool:
         """The whole body of the request with this scope is here."""
+
+    def give_up(self) -> None:
+        """Break the connection off if it does not take what it is sent."""

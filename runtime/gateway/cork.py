@@ -15,13 +15,18 @@ class Corked:
 
     Args:
         close: closes the connection, in its owner's way.
+        held: what waits; one list for all responses of a connection, so that none overtakes another.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        close: Callable[[], None],
+        held: list[bytes],
     ) -> None:
         self._transport, self._loop, self._close = transport, loop, close
-        self._held: list[bytes] = []
+        self._held = held
 
     def write(self, data: bytes) -> None:
         """Send the first piece with what follows in this turn; once two are there, at once."""

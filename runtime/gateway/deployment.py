@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from runtime.errors import BootError
+from runtime.gateway.departures import UNLIMITED_S
 from runtime.gateway.generation import Generation
+from runtime.gateway.metrics import Series
 from runtime.gateway.pool import Pool, State
-from runtime.gateway.worker import BootFailure, Services
-
-_UNLIMITED_S = 3600.0  # how long an old generation may drain where `timeout_s` is off
+from runtime.gateway.services import Services
+from runtime.gateway.worker import BootFailure, Worker
 
 
 class Deployment:
@@ -22,17 +23,19 @@ class Deployment:
         slot: number of the function, for its unprivileged user.
         wanted: the newest generation; it may not be the one that serves.
         unreadable: why the files, as they are now, make no generation; empty: they do.
+        series: the function's numbers.
     """
 
     def __init__(self, name: str, slot: int, services: Services) -> None:
         self.name, self.slot = name, slot
         self.wanted: Generation | None = None
         self.unreadable = ""
+        self.series = Series()
         self._rejected = ""
         self._services = services
         self._pool: Pool | None = None
         self._rolling: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], Pool] = {}
         self.settled = asyncio.Event()
         self._begun = asyncio.Event()  # there is a pool, or there will be none
 
@@ -40,6 +43,11 @@ class Deployment:
     def failure(self) -> str:
         """Why what is on disk does not serve; empty: it does."""
         return self.unreadable or self._rejected or (self._pool.last_error if self._pool else "")
+
+    @property
+    def trouble(self) -> str:
+        """The same, or what is wrong with what serves; empty: nothing."""
+        return self.failure or (self._pool.trouble if self._pool else "")
 
     @property
     def state(self) -> State:
@@ -52,6 +60,16 @@ class Deployment:
     def pool(self) -> Pool | None:
         """The pool that takes requests; None before the first."""
         return self._pool
+
+    @property
+    def pools(self) -> list[Pool]:
+        """Every pool that may have workers: the one that takes requests, and those that drain."""
+        return [pool for pool in (self._pool, *self._closing.values()) if pool is not None]
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All its workers: those that take requests, and those that finish what they have."""
+        return [worker for pool in self.pools for worker in pool.everybody]
 
     async def first_pool(self) -> Pool:
         """Wait for the first pool: the server listens before it has read its functions.
@@ -94,14 +112,14 @@ class Deployment:
         old = self._pool
         first = old is None or not old.proven or old.state == "failed"
         self._rejected = ""
-        pool = Pool(generation, self.slot, self._services)
+        pool = Pool(generation, self.slot, self._services, self.series)
         pool.on_failure = lambda failure: self._on_failure(pool, failure)
         if first:
             self._pool = pool  # nothing serves: requests had better wait for the new one
             self._begun.set()
             self._retire(old)
         try:
-            await pool.start()
+            await pool.start(needed=not first)
         except BootFailure:
             if not first:
                 self._retire(pool)
@@ -134,10 +152,15 @@ class Deployment:
     def _retire(self, pool: Pool | None) -> None:
         if pool is None or pool.state == "draining":
             return
-        seconds = pool.generation.function.limits.timeout_s or _UNLIMITED_S
+        seconds = pool.generation.function.limits.timeout_s or UNLIMITED_S
         task = asyncio.get_running_loop().create_task(pool.close(seconds, "reload"))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = pool
+        task.add_done_callback(self._closing.pop)
+
+    def look(self) -> None:
+        """Called every second: see to workers that are old, large or idle."""
+        if self._pool is not None:
+            self._pool.look()
 
     def meet_engine(self) -> None:
         """A new engine is up: lead the workers to it."""
@@ -154,6 +177,7 @@ class Deployment:
         """End every worker of every generation."""
         if self._rolling is not None:
             self._rolling.cancel()
+            await asyncio.wait({self._rolling})  # it has the pool that was to come closed
         self.settle()
         if self._pool is not None and self._pool.state != "draining":
             await self._pool.close(seconds, reason)

@@ -7,22 +7,25 @@ from contextlib import suppress
 
 from runtime import frames
 from runtime.errors import (
+    BodyTimeout,
     ChannelClosed,
     FunctionsError,
+    HostError,
     IdleTimeout,
     InvalidResponse,
     Overloaded,
     ShuttingDown,
     WorkerError,
-    rule_of,
+    WorkerLimit,
 )
-from runtime.gateway.deadlines import Deadlines
+from runtime.gateway.deadlines import Clocks, Deadlines
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone, Feed
 from runtime.gateway.outgoing import failure
 from runtime.gateway.pool import Pool
-from runtime.gateway.worker import ResponseStream, Worker
+from runtime.gateway.responsestream import ResponseStream
+from runtime.gateway.worker import Worker
 from runtime.project.settings import Function
 
 _END_S = 1.0  # how long a worker may take to end a response that has no body
@@ -39,6 +42,15 @@ class NotAccepted(Exception):
     """The worker went before it began with the request, or with one that may be repeated."""
 
 
+class TakenBack(NotAccepted):
+    """The worker did not begin with the request, since something blocks it: another has room for it."""
+
+
+def not_accepted(stream: ResponseStream) -> NotAccepted:
+    """Why the worker has not begun with what was sent on this connection."""
+    return TakenBack() if stream.withdrawn and not stream.accepted else NotAccepted()
+
+
 def take(deployment: Deployment) -> tuple[Pool, Worker] | None:
     """A slot, if there is one that nobody waits for."""
     pool = deployment.pool
@@ -46,8 +58,11 @@ def take(deployment: Deployment) -> tuple[Pool, Worker] | None:
     return None if pool is None or worker is None else (pool, worker)
 
 
-async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
+async def lease(deployment: Deployment, since: float | None = None) -> tuple[Pool, Worker]:
     """A slot of whichever generation serves when it is the request's turn.
+
+    Args:
+        since: when the request came, if it had a slot already and comes back for another.
 
     Raises:
         HostError: overloaded, failed to boot, or shutting down.
@@ -55,7 +70,7 @@ async def lease(deployment: Deployment) -> tuple[Pool, Worker]:
     while True:
         pool = deployment.pool or await deployment.first_pool()
         try:
-            return pool, await pool.acquire()
+            return pool, await pool.acquire(since)
         except ShuttingDown:
             if deployment.pool is pool:
                 raise
@@ -77,11 +92,21 @@ async def connection(worker: Worker) -> ResponseStream:
         raise Overloaded from error
 
 
-async def dispatch(exchange: Exchange, function: Function, deployment: Deployment, head: frames.Head) -> None:
+async def dispatch(
+    exchange: Exchange,
+    function: Function,
+    deployment: Deployment,
+    head: frames.Head,
+    clocks: Clocks | None = None,
+) -> None:
     """Have a worker answer the request.
+
+    Args:
+        clocks: time limits of this request alone; None: those of the function.
 
     A worker that dies before it accepts the request costs nothing: another gets it, once.
     With `retry = "idempotent"` the same holds after accepting, until the response begins.
+    What a blocked worker has not begun with is given to others as often as that happens.
 
     Raises:
         FunctionsError: to be answered by the host, if nothing was sent yet.
@@ -91,26 +116,32 @@ async def dispatch(exchange: Exchange, function: Function, deployment: Deploymen
     feed = Feed(exchange.scope, exchange.receive, int(function.limits.max_body_mb * 1_000_000))
     keeps = function.retry == "idempotent"
     await feed.prefetch()
-    for last in (False, True):
+    again, since = False, None
+    while True:
         leased = take(deployment)
         if leased is None:
             with feed.waiting():
-                leased = await lease(deployment)
+                leased = await lease(deployment, since)
         pool, worker = leased
-        relay = Relay(exchange, feed, pool.idle_limit, keeps_body=keeps)
+        exchange.worker = worker.pid
+        relay = Relay(exchange, feed, clocks or pool.clocks, keeps_body=keeps)
         try:
             stream = await connection(worker)
             head.generation = pool.generation.name
             await relay.run(stream, head)
             return
+        except TakenBack:
+            exchange.series.retries += 1
         except NotAccepted:
             if not exchange.accepted or worker.has_hung_up():
                 pool.discard(worker)
-            if last:
+            if again:
                 raise WorkerError from None
+            again = True
+            exchange.series.retries += 1
         finally:
             pool.release(worker, relay.reusable)
-    raise AssertionError
+        since = exchange.began
 
 
 class Relay:
@@ -120,10 +151,16 @@ class Relay:
         reusable: the connection, once it has carried the whole of the request.
     """
 
-    def __init__(self, exchange: Exchange, feed: Feed, idle_limit: Deadlines, *, keeps_body: bool) -> None:
-        self._exchange, self._feed, self._idle_limit = exchange, feed, idle_limit
+    __slots__ = (
+        "_exchange", "_feed", "_idle", "_keeps_body", "_late", "_stream", "_wall", "reusable",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange, feed: Feed, clocks: Clocks, *, keeps_body: bool) -> None:
+        self._exchange, self._feed = exchange, feed
+        self._wall, self._idle = clocks.wall, clocks.idle
         self._keeps_body = keeps_body
-        self._idle: IdleTimeout | None = None
+        self._late: FunctionsError | None = None
+        self._stream: ResponseStream | None = None
         self.reusable: ResponseStream | None = None
 
     async def run(self, stream: ResponseStream, head: frames.Head) -> None:
@@ -132,8 +169,10 @@ class Relay:
         Raises:
             NotAccepted: the worker went before it began.
         """
-        stream.begin(self._on_accepted)
-        stop_feeding = self._feed.begin(head, stream)
+        self._stream = stream
+        head.deadline, head.limit_s = self._wall.add(self), self._wall.seconds
+        stream.begin(head, self._on_accepted)
+        stop_feeding = self._feed.begin(head, stream, self._on_piece)
         try:
             await self._until_start(stream)
             is_whole = await self._rest(stream)
@@ -142,22 +181,51 @@ class Relay:
         except ChannelClosed:
             raise self._reason(stream) from None
         finally:
+            self._wall.remove(self)
             stop_feeding()
             if self.reusable is None:
                 stream.abort()
             stream.end()
 
-    async def _until_start(self, stream: ResponseStream) -> None:
-        def expire() -> None:
-            limit = self._idle_limit.seconds
-            self._idle = IdleTimeout(f"The function sent no response within {limit:g} s (idle_s)")
-            stream.abort()
+    def expired(self, limit: Deadlines) -> None:
+        """A time limit has passed: break the work off, and with it a response that has begun."""
+        self._late = self._lateness(limit)
+        self._exchange.blame(self._late)
+        if self._stream is not None:
+            self._stream.abort()
+        self._feed.give_up()
 
-        self._idle_limit.add(expire)
+    def _lateness(self, limit: Deadlines) -> HostError:
+        """Whose fault it is, and which limit it was."""
+        is_whole = limit is self._wall
+        key, seconds = "timeout_s" if is_whole else "idle_s", f"{limit.seconds:g} s"
+        kind: type[HostError] = IdleTimeout
+        if self._feed.starved and is_whole:
+            kind, text = BodyTimeout, "The request's body did not arrive within"
+        elif self._feed.starved:
+            kind, text = BodyTimeout, "Nothing more of the request's body arrived for"
+        elif is_whole:
+            kind, text = WorkerLimit, "The function did not finish within"
+        elif self._exchange.status:
+            text = "The function sent nothing more for"
+        else:
+            text = "The function sent no response within"
+        return kind(f"{text} {seconds} ({key})", limit=key)
+
+    def _on_piece(self) -> None:
+        """The client goes on with its body: only from here on is the function silent."""
+        self._idle.touch(self)
+
+    async def _next(self, stream: ResponseStream) -> frames.ResponseFrame:
+        """What the worker says next; only the time that it lets us wait counts as its silence."""
+        self._idle.add(self)
         try:
-            frame = await stream.receive()
+            return await stream.receive()
         finally:
-            self._idle_limit.remove(expire)
+            self._idle.remove(self)
+
+    async def _until_start(self, stream: ResponseStream) -> None:
+        frame = await self._next(stream)
         match frame:
             case frames.Start(status, headers):
                 self._feed.accepted()
@@ -174,13 +242,16 @@ class Relay:
             await self._exchange.body(b"", False)  # whatever the worker goes on to say
             return await _ends(stream)
         while True:
-            frame = await stream.receive()
+            is_here = stream.newest is not None
+            frame = await (stream.receive() if is_here else self._next(stream))
+            if isinstance(frame, frames.Failure):
+                self._exchange.blame(failure(frame))
             if not isinstance(frame, frames.Body):
                 raise Broken  # the handler failed after its response had begun
             try:
                 await self._exchange.body(frame.data, frame.more)
             except RuntimeError as error:  # the server counts
-                self._exchange.code = rule_of(InvalidResponse()).code
+                self._exchange.blame(InvalidResponse())
                 wrong = "longer" if "longer" in str(error) else "shorter"
                 raise Broken(f"the response's body is {wrong} than its content-length") from None
             if not frame.more:
@@ -192,17 +263,23 @@ class Relay:
 
     def _reason(self, stream: ResponseStream) -> Exception:
         """Why the connection to the worker closed."""
-        reason: FunctionsError | ClientGone | None = self._idle or self._feed.failure
+        reason: FunctionsError | ClientGone | None = self._late or self._feed.failure
         if isinstance(reason, ClientGone):
             return reason
         if self._exchange.status:
-            return Broken()
+            cause = reason or stream.sentence
+            if cause is None:
+                return Broken()
+            self._exchange.blame(cause)
+            return Broken(f"the response broke off: {cause.message}")
         if reason is not None:
             return reason
         self._exchange.accepted = stream.accepted
+        if stream.accepted and isinstance(stream.sentence, WorkerLimit):
+            return stream.sentence
         if not stream.accepted or (self._keeps_body and self._feed.replayable):
-            return NotAccepted()
-        return WorkerError()
+            return not_accepted(stream)
+        return stream.sentence or WorkerError()
 
 
 async def _ends(stream: ResponseStream) -> bool:

@@ -7,10 +7,16 @@ from collections.abc import Iterable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from runtime.errors import FunctionsError, rule_of
+from runtime.errors import FunctionsError, HostError, rule_of
 from runtime.gateway import requestid
+from runtime.gateway.metrics import Series
 from runtime.gateway.outgoing import response_headers
 from runtime.gateway.refusal import refuse, refuse_socket
+
+CLIENT_CLOSED = 499
+"""As access logs of HTTP servers have it: the client left before an answer."""
+
+_SWITCHED = 101
 
 
 class Exchange:
@@ -19,23 +25,29 @@ class Exchange:
     Attributes:
         status: what was sent; 0: nothing yet.
         code: the error's code, when the host answered for the function.
+        limit: key of the setting that ended it; empty: none.
+        series: where it is counted: its function's numbers, or those of all that reach none.
+        worker: pid of the worker that has, or had, it; 0: none.
+        began: when it came (CLOCK_MONOTONIC).
+        first_s: seconds until the answer of the function began; 0: it has not.
         headers: of the response, once it has begun.
         accepted: a worker has begun with it.
         quiet: it is not worth a line in the log.
     """
 
     __slots__ = (
-        "_send", "accepted", "began", "code", "function", "headers", "quiet", "receive", "request_id",
-        "scope", "status",
+        "_send", "accepted", "began", "code", "first_s", "function", "headers", "limit", "quiet",
+        "receive", "request_id", "scope", "series", "status", "worker",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, series: Series) -> None:
         self.scope, self.receive, self._send = scope, receive, send
-        self.request_id = request_id
-        self.began = time.perf_counter()
+        self.request_id, self.series = request_id, series
+        self.began = time.monotonic()
         self.function = ""
-        self.status = 0
-        self.code = ""
+        self.status = self.worker = 0
+        self.first_s = 0.0
+        self.code = self.limit = ""
         self.accepted = self.quiet = False
         self.headers: Iterable[tuple[bytes, bytes]] = ()
 
@@ -51,10 +63,21 @@ class Exchange:
             for name, value in self.headers
         )
 
-    @property
-    def ms(self) -> float:
-        """Milliseconds since it began."""
-        return (time.perf_counter() - self.began) * 1000
+    def finish(self) -> float:
+        """It is over: count it, unless it was a WebSocket's life; the seconds since it began."""
+        seconds = time.monotonic() - self.began
+        if self.status != _SWITCHED:
+            self.series.answered(self.status or CLIENT_CLOSED, seconds, self.first_s)
+        if self.code:
+            self.series.erred(self.code)
+        if self.limit:
+            self.series.exceeded(self.limit)
+        return seconds
+
+    def blame(self, error: FunctionsError) -> None:
+        """This is why it ends."""
+        self.code = rule_of(error).code
+        self.limit = error.limit if isinstance(error, HostError) else ""
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send status and headers, and the request id with them.
@@ -64,6 +87,7 @@ class Exchange:
         """
         kept = response_headers(status, headers)
         self.status, self.headers = status, kept
+        self.first_s = time.monotonic() - self.began
         kept.append((requestid.HEADER, self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
 
@@ -77,11 +101,10 @@ class Exchange:
 
     async def refuse(self, error: FunctionsError) -> None:
         """Answer with an error, if nothing was answered yet."""
-        rule = rule_of(error)
-        self.code = rule.code
+        self.blame(error)
         if self.status:
             return
-        self.status = rule.status
+        self.status = rule_of(error).status
         not_run = not self.accepted
         if self.is_socket:
             await refuse_socket(self.scope, self._send, error, self.request_id, not_run=not_run)

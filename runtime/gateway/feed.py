@@ -13,10 +13,14 @@ from runtime import frames
 from runtime.channel import CHUNK
 from runtime.errors import BadRequest, ChannelClosed, FunctionsError, PayloadTooLarge
 from runtime.gateway.client import CLIENT, Client
-from runtime.gateway.worker import ResponseStream
+from runtime.gateway.responsestream import ResponseStream
 
 KEPT = 64 * 1024
 """How much is read before a worker has accepted the request, and kept for a second try."""
+
+
+def _nothing() -> None:
+    """For those who need not be told."""
 
 
 class ClientGone(Exception):
@@ -48,6 +52,8 @@ class Feed:
         self.more = length != 0  # something is still to come from the client
         if limit and length is not None and length > limit:
             raise self._too_large()
+        self.starved = False
+        """The client is to send more of the body, and is waited for."""
         self.failure: FunctionsError | ClientGone | None = None
         """Why the worker's connection was aborted, when it was for the client's sake."""
 
@@ -96,16 +102,27 @@ class Feed:
         finally:
             client.on_leave = None
 
-    def begin(self, head: frames.Head, stream: ResponseStream) -> Callable[[], object]:
+    def give_up(self) -> None:
+        """The response ends before its end: do not wait for a client that does not read it."""
+        if self._client is not None:
+            self._client.give_up()
+
+    def begin(
+        self, head: frames.Head, stream: ResponseStream, on_piece: Callable[[], None] = _nothing
+    ) -> Callable[[], object]:
         """Send the head and what is here of the body; pass on the rest as it comes.
+
+        Args:
+            on_piece: called with every piece that comes.
 
         Until the returned function is called, the client's leaving (and a body that breaks a
         limit) aborts the connection to the worker and says why in `failure`.
         """
+        self.starved = False
         head.more = self.more or bool(self._kept)
         stream.send(head, *(self._pieces() if self._kept else ()))
         if self._client is None or self.more:
-            return asyncio.get_running_loop().create_task(self._pour(stream)).cancel
+            return asyncio.get_running_loop().create_task(self._pour(stream, on_piece)).cancel
         client = self._client
         client.on_leave = lambda: self._fail(ClientGone(), stream)
         if client.has_left():
@@ -122,13 +139,13 @@ class Feed:
         self.failure = failure
         stream.abort()
 
-    async def _pour(self, stream: ResponseStream) -> None:
+    async def _pour(self, stream: ResponseStream, on_piece: Callable[[], None]) -> None:
         """Pass on the rest, no faster than the worker takes it, then watch for the client's leaving."""
         try:
             while self.more:
                 if self._size >= KEPT and not self._is_accepted:
                     await self._acceptance(stream)
-                await self._pass_on(stream)
+                await self._pass_on(stream, on_piece)
             while True:
                 await self._next()  # a request without a body has one event that says so
         except ChannelClosed:
@@ -142,8 +159,11 @@ class Feed:
         with self._not_reading(stream):
             await self._waiting
 
-    async def _pass_on(self, stream: ResponseStream) -> None:
+    async def _pass_on(self, stream: ResponseStream, on_piece: Callable[[], None]) -> None:
+        self.starved = True
         data = await self._next()
+        self.starved = False
+        on_piece()
         if self._size <= KEPT or not self._is_accepted:
             self._kept.append(data)
         for piece in _cut(data, last=not self.more):
@@ -182,9 +202,8 @@ class Feed:
         return data
 
     def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            f"The request body is over this function's limit of {self._limit / 1e6:g} MB (max_body_mb)"
-        )
+        text = f"The request body is over this function's limit of {self._limit / 1e6:g} MB (max_body_mb)"
+        return PayloadTooLarge(text, limit="max_body_mb")
 
 
 def _cut(data: bytes, last: bool) -> Iterator[frames.Body]:

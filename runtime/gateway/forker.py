@@ -16,13 +16,18 @@ class Process:
     Attributes:
         pid: 0 until it exists.
         doomed: it shall end as soon as it exists.
+        forked: resolves to its pid when it exists, or to 0: it could not be made.
+        refused: why it could not be made.
+        out_of_memory: the kernel has ended it for that.
         exited: resolves to its exit status when it has ended, or could not be made.
     """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
-        self.doomed = False
+        self.refused = ""
+        self.doomed = self.out_of_memory = False
+        self.forked: asyncio.Future[int] = loop.create_future()
         self.exited: asyncio.Future[int] = loop.create_future()
 
 
@@ -35,24 +40,35 @@ class Forker:
         self._forking: dict[int, Process] = {}
         self._living: dict[int, Process] = {}
 
-    def fork(self, function: str, slot: int, fds: list[int]) -> Process:
+    def fork(self, function: str, slot: int, fds: list[int], memory_mb: int = 0) -> Process:
         """Ask for a process for `function` that holds `fds` (its control socket and its log)."""
         token, process = next(self._tokens), Process()
         self._forking[token] = process
-        self._door.send(frames.Fork(token, function, slot), fds)
+        self._door.send(frames.Fork(token, function, slot, memory_mb), fds)
         return process
 
-    def kill(self, process: Process) -> None:
-        """End a process and what it started: now, or as soon as it exists."""
+    def kill(self, process: Process, *, dump: bool = False) -> None:
+        """End a process and what it started: now, or as soon as it exists.
+
+        Args:
+            dump: let it write its stacks first.
+        """
         process.doomed = True
         if process.pid and not process.exited.done():
-            self._door.send(frames.Kill(process.pid))
+            self._door.send(frames.Kill(process.pid, dump))
+
+    def dump(self, process: Process) -> None:
+        """Have a process write its stacks."""
+        if process.pid and not process.exited.done():
+            self._door.send(frames.Dump(process.pid))
 
     def on_forked(self, frame: frames.Forked) -> None:
         process = self._forking.pop(frame.token, None)
         if process is None:
             return
-        process.pid = frame.pid
+        process.pid, process.refused = frame.pid, frame.message
+        if not process.forked.done():  # else who waited for it was cancelled
+            process.forked.set_result(frame.pid)
         if not frame.pid:
             process.exited.set_result(1)
             return
@@ -63,4 +79,5 @@ class Forker:
     def on_exited(self, frame: frames.Exited) -> None:
         process = self._living.pop(frame.pid, None)
         if process is not None and not process.exited.done():
+            process.out_of_memory = frame.out_of_memory
             process.exited.set_result(frame.status)

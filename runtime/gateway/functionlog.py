@@ -10,6 +10,8 @@ from typing import cast
 
 import msgspec
 
+from runtime.framing import UNREADABLE
+
 _LEVELS = frozenset(("debug", "info", "warning", "error", "critical"))
 _MARK = 0x1E
 _MAX_LINE = 512 * 1024
@@ -75,7 +77,7 @@ def told(line: bytes) -> tuple[str, str, str] | None:
     if line and line[0] == _MARK:
         try:
             marked = _decoder.decode(line[1:])
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             pass
         else:
             level = marked.level if marked.level in _LEVELS else "info"

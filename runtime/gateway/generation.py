@@ -14,6 +14,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         name: digest of the files, with a count where only the environment changed.
         archive: the snapshot as `msgpack({path: bytes})`.
         entrypoint: the entry file's path inside the snapshot.
+        oneshot: each of its workers serves one request.
     """
 
     name: str
@@ -22,14 +23,16 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     entrypoint: str
     environ: dict[str, str]
+    oneshot: bool = False
 
     def same_as(self, other: Generation) -> bool:
         """Nothing that a worker could notice differs."""
-        return (self.archive, self.environ, self.function, self.entrypoint) == (
+        return (self.archive, self.environ, self.function, self.entrypoint, self.oneshot) == (
             other.archive,
             other.environ,
             other.function,
             other.entrypoint,
+            other.oneshot,
         )
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ import select
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
+from weakref import proxy
 
 import httptools
 from starlette.types import Scope
@@ -71,6 +72,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.head_since = 0.0  # when the open head began; 0: none is open
         self.head_timer: asyncio.TimerHandle | None = None
         self.on_leave: Callable[[], object] | None = None
+        self.held: list[bytes] = []  # of answers, until the end of the event loop's turn
         self._left = False
         self._look_timer: asyncio.TimerHandle | None = None
         self._last_timer: asyncio.TimerHandle | None = None
@@ -84,6 +86,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def has_left(self) -> bool:
         """The connection is lost."""
         return self._left
+
+    def give_up(self) -> None:
+        """Break the connection off if it does not take what it is sent."""
+        if self.flow.write_paused:
+            self.transport.abort()
 
     # --- the clock -------------------------------------------------------------------------
 
@@ -164,6 +171,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             ours = error.__context__  # what a callback below raised
             self._refuse(ours if isinstance(ours, HostError) else BadRequest("This is not valid HTTP/1.1"))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.rstrip(b" \t"))  # RFC 9112, 5.1; the parser strips what is before it
+
     def on_headers_complete(self) -> None:
         if self.surplus:
             raise Overloaded(_NO_ROOM)
@@ -173,7 +183,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return  # `_upgrade` decides
         self.scope[CLIENT] = self  # type: ignore[literal-required]
         super().on_headers_complete()
-        self.cycle.transport = Corked(self.transport, self.loop, partial(self._close, self.cycle))  # type: ignore[assignment]
+        close = partial(self._close, proxy(self.cycle))  # it calls this itself, and must not hold itself
+        self.cycle.transport = Corked(self.transport, self.loop, close, self.held)  # type: ignore[assignment]
         self.headers = []  # takes the trailers: they must not become headers of a request that passed
 
     def on_body(self, body: bytes) -> None:
@@ -196,8 +207,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if version not in ("1.1", "1.0"):
             raise BadRequest("Only HTTP/1.1 is served")
         names = [name for name, _ in self.headers]
-        if names.count(b"host") > 1:
-            raise BadRequest("More than one Host header was given")
+        if (count := names.count(b"host")) > 1 or (version == "1.1" and not count):
+            raise BadRequest("A request has one Host header")
         if b"transfer-encoding" in names:
             coding = header(self.headers, b"transfer-encoding")
             if version == "1.0" or coding is None or coding.strip().lower() != b"chunked":
@@ -213,6 +224,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._go_on(rest)
         elif self.parser.get_method() != b"GET" or not self.url.isascii():
             self._refuse(BadRequest("A WebSocket begins with a GET request"))
+        elif rest or self._has_body():  # and whoever reads the handshake does not answer one with a body
+            self._refuse(BadRequest("A WebSocket's handshake has no body, and its answer comes first"))
         elif len(self.headers) > MAX_NUM_HEADERS or self._longest_line() > MAX_LINE_LENGTH:
             self._refuse(HeadersTooLarge(f"A line of the WebSocket's head is over {MAX_LINE_LENGTH} bytes"))
         else:
@@ -231,6 +244,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         kept = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self._feed(b"\r\n".join([line, *kept, b"", rest]))
+
+    def _has_body(self) -> bool:
+        length = header(self.headers, b"content-length") or b"0"
+        return bool(length.strip(b"0")) or header(self.headers, b"transfer-encoding") is not None
 
     def _longest_line(self) -> int:
         line = len(self.url) + len("GET  HTTP/1.1\r\n")
@@ -253,6 +270,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.refused = True
         self._stop_timer()
         self.limits.on_refused(rule_of(error).status)
+        if self.held:
+            self.transport.write(b"".join(self.held))
+            self.held.clear()
         if self._is_answered():
             self._answer(error)
         elif not self.in_body:
@@ -263,6 +283,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _break_off(self, error: HostError) -> None:
         """The body of a request that is being answered turned out to be broken."""
         self.cycle.disconnected = True
+        self.cycle.waiting_for_100_continue = False
         self.cycle.message_event.set()
         if self.cycle.response_started or self.pipeline:
             self.transport.close()

@@ -8,13 +8,12 @@ import os
 import socket
 import sys
 import time
-from shutil import rmtree
 from typing import Any, NamedTuple
 
 import msgspec
 import uvloop
 
-from runtime import frames, process
+from runtime import folders, frames, process
 from runtime.door import Door
 from runtime.errors import UsageError
 from runtime.gateway import server
@@ -31,13 +30,14 @@ from runtime.gateway.logbook import Logbook, Look
 from runtime.gateway.outlet import Outlet
 from runtime.gateway.registry import Registry
 from runtime.gateway.reload import file_saves, is_watched, project_saves
-from runtime.gateway.worker import Services
-from runtime.marks import shared_file
+from runtime.gateway.services import Services
 from runtime.project import static
 from runtime.project.load import load
 from runtime.project.settings import Keys, Options, Project
+from runtime.sharedfile import shared_file
 
 _CATALOG_WAIT_S = 5.0
+_LOOK_S = 1.0  # between looks at workers that may be old, large or idle
 _LAST_S = 1.0  # what workers have at least to end, when requests took all the time of a shutdown
 _GC_THRESHOLDS = 20_000, 20, 50  # requests leave few cycles; looking for them at every few costs 5 %
 
@@ -122,7 +122,7 @@ class Main:
         self._registry.expect(project)
         self._jwks = _jwks(project.keys)
         self._authenticator = Authenticator(project.keys, project.settings.auth, self._jwks)
-        internal = Internal(self._registry, self._authenticator, self._awaited)
+        internal = Internal(self._registry, self._authenticator, self._awaited, self._engine.warm.is_set)
         self._gateway = Gateway(
             project.settings, self._registry, self._authenticator, internal, self._logbook
         )
@@ -153,6 +153,8 @@ class Main:
         # Clients wait in the listening socket's queue: who came in now would find no function.
         await self._read_functions()
         self._spawn(self._say_when_ready())
+        self._spawn(self._services.watch.run())
+        self._spawn(self._look_after_workers())
         await self._server.serve(sockets=[self._listener])
         await self._registry.close(self._left_to_end(settings.shutdown_s), "termination")
         self._outlet.close()
@@ -177,6 +179,11 @@ class Main:
             names = self._engine.preloaded
             self._logbook.raw(banner(self._project, self._registry, self._base, names))
         self._services.chatty.set()
+
+    async def _look_after_workers(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._registry.look()
 
     async def _read_functions(self) -> None:
         """Functions are told which models there are, so the engine is asked first.
@@ -296,7 +303,7 @@ def _look(project: Project, boot: frames.GatewayBoot) -> Look:
 def _clear(temp: str) -> None:
     """Remove the folders of workers that went with the gateway before this one."""
     for entry in os.scandir(temp):
-        rmtree(entry.path, ignore_errors=True)
+        folders.remove(entry.path)
 
 
 def _jwks(keys: Keys) -> JwksSource | None:

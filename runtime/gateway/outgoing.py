@@ -23,6 +23,7 @@ _SPECIAL = _OURS | {_LENGTH}
 _NO_BODY = (204, 304)  # a length would make the client wait, or take the next response for this one's
 _PHRASED = frozenset(HTTPStatus)
 _LONGEST_REASON = 123
+_NOTICED_INSIDE = frozenset(("cpu_ms", "memory_mb", "tmp_mb"))  # limits that a worker may report
 
 
 def response_headers(status: int, headers: frames.Headers) -> frames.Headers:
@@ -97,7 +98,10 @@ def closes(code: int, reason: str) -> bool:
 
 def failure(frame: frames.Failure) -> HostError:
     """The error that a worker reports; one that we do not know is just its failure."""
-    return Reported(frame.code, frame.message) if frame.code in STATUS else WorkerError()
+    if frame.code not in STATUS:
+        return WorkerError()
+    limit = frame.limit if frame.limit in _NOTICED_INSIDE else ""  # else it could be anything
+    return Reported(frame.code, frame.message, limit=limit)
 
 
 def _check(name: bytes, value: bytes) -> None:

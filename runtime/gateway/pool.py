@@ -3,136 +3,166 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
-from runtime.errors import BootError, Overloaded, ShuttingDown
-from runtime.gateway.deadlines import Deadlines
+from runtime.errors import BootError, ShuttingDown
+from runtime.gateway import departures, scaling
+from runtime.gateway.cradle import Cradle
+from runtime.gateway.crashes import Crashes
+from runtime.gateway.deadlines import Clocks
+from runtime.gateway.departures import UNLIMITED_S, Departures, Guests, Part
 from runtime.gateway.generation import Generation
-from runtime.gateway.worker import BootFailure, ResponseStream, Services, Worker, file_for_workers
+from runtime.gateway.metrics import Series
+from runtime.gateway.renewals import Renewals
+from runtime.gateway.responsestream import ResponseStream
+from runtime.gateway.scaling import PATIENCE_S, Demand, Holding
+from runtime.gateway.services import Services
+from runtime.gateway.waiting import Ticket, Waiting, no_room, queue_full
+from runtime.gateway.wear import CPU, EARLY_DROP, MEMORY, Wear
+from runtime.gateway.worker import BootFailure, Worker
 
-State = Literal["booting", "ready", "failed", "draining"]
-
-_YOUNG_S = 5.0
-_LONGEST_WAIT_S = 30.0
-_FIRST_WAIT_S = 0.05
-_DOUBLINGS = 10  # more than enough for the longest wait
-_BOOT_ATTEMPTS = 3
-_GRACE_S = 1.0  # for ending, after the time that it may take to finish
-_AGAIN = "try again shortly"
-_BLOCKED = (
-    "something blocks its event loop, such as a handler or before_unload, or a thread of it does not end"
-)
+State = Literal["booting", "ready", "failing", "failed", "draining"]
 
 
 class Pool:
-    """Keeps `min_workers` alive and hands out their slots, first come, first served.
+    """Hands out the slots of its workers, first come, first served, and keeps enough of them.
+
+    `min_workers` are always there. More come, up to `max_workers`, when requests wait for a
+    slot, and leave when they have had nothing to do for a while. One that is too old, has
+    served enough or has grown too large leaves when another is ready in its place. With
+    `policy = "oneshot"` each of them serves one request.
 
     Attributes:
-        state: "failed" until the next attempt, which a later request starts.
-        restarts: workers that had to be replaced.
+        series: where its boots and losses are counted: the function's numbers.
         proven: it has had a worker that was ready.
         last_error: why the last boot failed, for the log and for operators.
-        idle_limit: of the function: how long it may take to its first byte.
+        clocks: the function's time limits.
     """
 
-    def __init__(self, generation: Generation, slot: int, services: Services) -> None:
-        self.generation = generation
-        self.state: State = "booting"
+    def __init__(
+        self, generation: Generation, slot: int, services: Services, series: Series | None = None
+    ) -> None:
+        self.generation, self.series = generation, series or Series()
         self.workers: list[Worker] = []
-        self.restarts = 0
-        self.last_error = ""
+        self.last_error = self._last_end = ""
         self.proven = False
         self.on_failure: Callable[[BootFailure], None] = lambda failure: None
-        self._slot, self._services = slot, services
-        self._limits = generation.function.limits
-        self.idle_limit = Deadlines(self._limits.idle_s)
-        self._archive = -1
-        self._queue: deque[asyncio.Future[Worker]] = deque()
-        self._failures = 0
-        self._retry_at = 0.0
+        self._state: State = "booting"
+        self._services = services
+        self._limits = limits = generation.function.limits
+        self.clocks = Clocks(limits)
+        self._bounds = scaling.bounds_of(limits, oneshot=generation.oneshot)
+        self._oneshot = generation.oneshot
+        self._wear = Wear(limits)
+        self._cradle = Cradle(generation, slot, services, self.series)
+        self._waiting = Waiting()
+        self._crashes = Crashes()
+        self._guests = Guests()
+        self._departures = Departures(limits.timeout_s or UNLIMITED_S, self._guests, services.logbook)
+        self._boots = 0  # workers on their way, besides those that will only replace another
+        self._renewals = Renewals(self._replace, self._boot_failed)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._boots = 0  # workers on their way
-        self._guests: set[Callable[[str], None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._dismissed = False
         self._parting = 0.0, ""  # how long workers may take to leave, and why they must
+        services.budget.join(self)
+
+    @property
+    def state(self) -> State:
+        """ "failing": workers end or do not start again and again; "failed": until a later request."""
+        if self._crashes.failing and self._state in ("booting", "ready"):
+            return "failing"
+        return self._state
+
+    @property
+    def trouble(self) -> str:
+        """Why the last boot failed, or how the last worker ended if they do not stay; empty: all is well."""
+        return self.last_error or (self._last_end if self._crashes.failing else "")
 
     # taking and giving back
 
     @property
     def queued(self) -> int:
         """Requests that wait for a slot."""
-        return len(self._queue)
+        return len(self._waiting)
+
+    @property
+    def leaving(self) -> list[Worker]:
+        """Workers that get no request any more and finish those that they have."""
+        return self._departures.workers
+
+    @property
+    def everybody(self) -> list[Worker]:
+        """Those that serve and those that leave."""
+        return [*self.workers, *self.leaving]
 
     @property
     def in_flight(self) -> int:
         """Requests and WebSockets that its workers have now."""
-        return sum(worker.in_flight for worker in self.workers)
+        return sum(worker.in_flight for worker in self.everybody)
+
+    @property
+    def websockets(self) -> int:
+        """WebSockets that are open, or about to be."""
+        return len(self._guests)
 
     def take(self) -> Worker | None:
         """A slot of a ready worker, if one is free and nobody waits; goes back with `release`."""
-        worker = None if self._queue else self._least_busy()
+        worker = None if self._waiting.tickets else self._least_busy()
         if worker is not None:
             worker.in_flight += 1
+            if self._oneshot:
+                self.attend()
         return worker
 
-    async def acquire(self) -> Worker:
+    async def acquire(self, since: float | None = None) -> Worker:
         """A slot of a ready worker, in turn; the caller gives it back with `release`.
+
+        Args:
+            since: when the request came, if it had a slot already and comes back for another.
 
         Raises:
             Overloaded: the queue is full, or the wait was too long.
             BootError: the function does not start.
             ShuttingDown: the pool was closed meanwhile.
         """
-        return self.take() or await self._wait()
+        return self.take() or await self._wait(since)
 
-    async def _wait(self) -> Worker:
-        if self.state == "failed":
+    async def _wait(self, since: float | None) -> Worker:
+        if self._state == "failed":
             self._try_again()
-        if self.state == "draining":
+        if self._state == "draining":
             raise ShuttingDown
-        if self._limits.queue and len(self._queue) >= self._limits.queue:
-            raise Overloaded(
-                f"{self._limits.queue} requests wait for this function already (queue); {_AGAIN}"
-            )
-        if not (self.workers or self._boots or self._tasks):
-            self._spawn()  # `min_workers = 0`, and the last one has ended
-        ticket: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._queue.append(ticket)
+        if since is None and self._limits.queue and len(self._waiting) >= self._limits.queue:
+            raise queue_full(self._limits)
+        ticket = self._waiting.join(since)
+        self.attend()
         try:
             async with asyncio.timeout(self._longest_wait()):
                 return await ticket
         except TimeoutError:
             self._hand_on(ticket)
-            raise self._no_room() from None
+            raise no_room(self._limits, self._bounds, self.workers) from None
         except asyncio.CancelledError:
             self._hand_on(ticket)
             raise
 
     def _longest_wait(self) -> float | None:
         wait = self._limits.queue_wait_s
-        if self.state == "booting" and wait:
+        if not self.workers and wait:
             wait += self._limits.boot_s
         return wait or None
 
-    def _no_room(self) -> Overloaded:
-        waited = f"No worker had room for this request within {self._limits.queue_wait_s:g} s (queue_wait_s)"
-        if not self.workers:
-            return Overloaded(f"{waited}; {_AGAIN}")
-        each = self.workers[0].concurrency
-        return Overloaded(
-            f"{waited}: each takes {each} requests and WebSockets at once (concurrency); {_AGAIN}"
-        )
-
-    def _hand_on(self, ticket: asyncio.Future[Worker]) -> None:
+    def _hand_on(self, ticket: Ticket) -> None:
         """A waiter leaves; the slot that it was given in the same moment goes to the next."""
-        if ticket in self._queue:
-            self._queue.remove(ticket)
-        elif ticket.done() and not ticket.cancelled() and ticket.exception() is None:
-            ticket.result().in_flight -= 1
+        worker = self._waiting.leave(ticket)
+        if worker is not None:
+            worker.in_flight -= 1
+            if not worker.in_flight:
+                self._departures.rested(worker)
             self._serve_queue()
 
     def release(self, worker: Worker, stream: ResponseStream | None) -> None:
@@ -141,7 +171,20 @@ class Pool:
         worker.served += 1
         if stream is not None and not worker.dead and not stream.closed:
             worker.idle.append(stream)
-        self._serve_queue()
+        if not worker.in_flight:
+            self._rested(worker)
+        if worker.served >= self._wear.lifetime:
+            self.renew(worker, EARLY_DROP)
+        if self._waiting.tickets:
+            self._serve_queue()
+
+    def _rested(self, worker: Worker) -> None:
+        worker.rested_at = time.monotonic()
+        self._services.budget.rested(self)
+        if self._departures.workers:
+            self._departures.rested(worker)
+        if self._oneshot and worker in self.workers and not worker.dead:
+            self._retire(worker, EARLY_DROP)
 
     def _least_busy(self) -> Worker | None:
         best: Worker | None = None
@@ -151,99 +194,165 @@ class Pool:
         return best
 
     def _serve_queue(self) -> None:
-        while self._queue:
+        while self._waiting.tickets:
             worker = self._least_busy()
-            if worker is None:
+            if worker is None or not self._waiting.serve(worker):
                 return
-            ticket = self._queue.popleft()
-            if not ticket.done():
-                worker.in_flight += 1
-                ticket.set_result(worker)
 
-    # WebSockets, which nobody waits for: they may stay open for ever
+    # WebSockets
 
-    def enter(self, part: Callable[[str], None]) -> None:
-        """A WebSocket begins; `part` closes it, and is told why, when the workers are to leave.
+    def enter(self, part: Part, worker: Worker) -> None:
+        """A WebSocket begins; `part` closes it, and is told why, when its worker is to leave.
 
         Raises:
             ShuttingDown: they are leaving already.
         """
         if self._dismissed:
             raise ShuttingDown
-        self._guests.add(part)
+        self._guests.enter(part, worker)
 
-    def leave(self, part: Callable[[str], None]) -> None:
+    def leave(self, part: Part) -> None:
         """A WebSocket is over."""
-        self._guests.discard(part)
+        self._guests.leave(part)
 
     def dismiss(self, reason: str) -> None:
         """Close the WebSockets, and begin no others."""
         self._dismissed = True
-        for part in tuple(self._guests):
-            part(reason)
+        self._guests.dismiss(reason)
 
     def forewarn(self, reason: str) -> None:
         """Tell every worker that it will have to end; requests go on."""
         for worker in self.workers:
             worker.forewarn(reason)
 
-    # keeping workers alive
+    # more workers
 
-    async def start(self) -> None:
+    async def start(self, *, needed: bool = True) -> None:
         """Boot the first worker, and then the others beside it.
+
+        Args:
+            needed: False: where the totals over all functions leave no room, the first request will.
 
         Raises:
             BootFailure: it does not start.
         """
-        await self._boot_one()
-        if self.state == "draining":
+        if not needed and self._services.budget.room() == 0:
+            self._state = "ready"
             return
-        for _ in range(self._limits.min_workers - len(self.workers) - self._boots):
-            self._spawn()
+        self._expect(1)
+        await self._boot()
+        self.attend()
 
-    async def _boot_one(self) -> None:
-        self._boots += 1
+    def attend(self) -> None:
+        """Boot what is wanted now, and look again when that may have changed by itself."""
+        if self._state in ("draining", "failed"):
+            return
+        pause, demand, budget = self._crashes.waiting, self._demand(), self._services.budget
+        if pause <= 0 and (count := scaling.wanted(self._bounds, demand)):
+            granted = budget.grant(self, count)
+            self._expect(granted)
+            for _ in range(granted):
+                self._run(self._add())
+        elif pause > 0 or scaling.may_change(self._bounds, demand):
+            self._attend_in(pause if pause > 0 else PATIENCE_S)
+
+    def _attend_in(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._attend_again)
+
+    def _attend_again(self) -> None:
+        self._timer = None
+        self.attend()
+
+    def _expect(self, boots: int) -> None:
+        """So many more workers (fewer, if negative) are on their way."""
+        self._boots += boots
+        self._count()
+
+    def _count(self) -> None:
+        self._services.budget.holds(self, len(self.workers) + self._boots)
+
+    def _demand(self) -> Demand:
+        return Demand(
+            ready=len(self.workers),
+            busy=sum(worker.in_flight > 0 for worker in self.workers),
+            booting=self._boots,
+            leaving=len(self._departures.workers),
+            room=self.workers[0].concurrency if self.workers else 1,
+            queued=len(self._waiting),
+            waited_s=self._waiting.longest(),
+        )
+
+    async def _add(self) -> None:
+        with contextlib.suppress(BootFailure):  # it was told of
+            await self._boot()
+        self.attend()
+
+    async def _boot(self) -> None:
+        """Bring up a worker that is counted among those on their way."""
         try:
-            worker = await self._booted()
+            worker = await self._cradle.worker(self._on_end)
         except BootFailure as failure:
+            self._expect(-1)
             self._boot_failed(failure)
             raise
-        finally:
-            self._boots -= 1
-        if self.state == "draining":
-            self._run(self._part_with([worker]))
+        except BaseException:
+            self._expect(-1)
+            raise
+        self._boots -= 1
+        self._arrived(worker)
+
+    def _arrived(self, worker: Worker) -> None:
+        if self._state == "draining":
+            self._run(departures.part([worker], *self._parting, self._services.logbook))
             return
-        self._failures, self.last_error, self.state, self.proven = 0, "", "ready", True
+        self._crashes.came_up()
+        self.last_error, self._state, self.proven = "", "ready", True
+        worker.rested_at = worker.ready_at
+        worker.on_room = lambda: self._has_room(worker)
+        worker.on_settled = lambda: self._settled(worker)
+        worker.on_blocked = lambda: self._blocked(worker)
         self.workers.append(worker)
+        self._count()
+        self.series.booted(worker.boot_ms / 1000)
         self._serve_queue()
 
-    async def _booted(self) -> Worker:
-        """A worker that came up. One that dies on the way, without saying why, is tried again."""
-        if self._archive < 0:
-            self._archive = file_for_workers(self.generation.archive, constant=True)
-        for _ in range(_BOOT_ATTEMPTS - 1):
-            worker = Worker(self.generation, self._slot, self._services)
-            try:
-                await worker.boot(self._archive, self._on_end)
-                return worker
-            except BootFailure as failure:
-                if not failure.crashed or self.state == "draining":
-                    raise
-        worker = Worker(self.generation, self._slot, self._services)
-        await worker.boot(self._archive, self._on_end)
-        return worker
+    def _has_room(self, worker: Worker) -> None:
+        """A place has become free by itself, or none will any more: then another comes at once."""
+        if worker.spoiled and worker in self.workers:
+            self._strike(worker)
+            self._departures.workers.append(worker)  # it ends by itself
+            self.series.restarts += not worker.may_recover  # else it is not decided yet
+            if not worker.used:  # else it was a request's doing
+                self._crashes.died(worker.ready_at, used=False)
+            self.attend()
+        self._serve_queue()
+
+    def _settled(self, worker: Worker) -> None:
+        """It was to be ended, and leaves like others instead."""
+        if self._state != "draining" and worker in self.leaving:
+            self.series.retired += 1
+            self._departures.begin(worker, CPU)
+
+    def _blocked(self, worker: Worker) -> None:
+        """Its event loop stands still: others get what it has not begun with, if any can take it."""
+        growing = self._boots > 0 or len(self.workers) < self._bounds.most
+        if growing or any(other.free for other in self.workers):
+            worker.take_back()
+
+    def _strike(self, worker: Worker) -> None:
+        """It gets no more requests."""
+        self.workers.remove(worker)
+        self._count()
 
     def _boot_failed(self, failure: BootFailure) -> None:
-        self._failures += 1
-        self._retry_at = time.monotonic() + self._backoff()
+        self._crashes.boot_failed()
+        self.series.boot_failures += 1
         self.last_error = str(failure)
-        if not self.workers and self.state != "draining":
-            self.state = "failed"
-            self._refuse_queue(BootError())
+        if not self.workers and not self._boots and self._state != "draining":
+            self._state = "failed"
+            self._waiting.refuse(BootError())
         self.on_failure(failure)
-
-    def _backoff(self) -> float:
-        return min(_FIRST_WAIT_S * 2.0 ** min(self._failures, _DOUBLINGS), _LONGEST_WAIT_S)
 
     def _try_again(self) -> None:
         """A request came for a function that failed: boot again, but not at every request.
@@ -251,21 +360,9 @@ class Pool:
         Raises:
             BootError: the last attempt was too short a time ago.
         """
-        if time.monotonic() < self._retry_at:
+        if self._crashes.waiting > 0:
             raise BootError
-        self.state = "booting"
-        self._spawn()
-
-    def _spawn(self, delay: float = 0.0) -> None:
-        async def work() -> None:
-            await asyncio.sleep(delay)
-            try:
-                await self._boot_one()
-            except BootFailure:
-                if self.workers and self.state == "ready":
-                    self._spawn(self._backoff())
-
-        self._run(work())
+        self._state = "booting"
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -273,63 +370,138 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     def _on_end(self, worker: Worker, how: str) -> None:
+        left = self._departures.ended(worker)
         if worker in self.workers:  # else it was ready only after the pool's end
-            self.workers.remove(worker)
-        if self.state == "draining":
+            self._strike(worker)
+        if self._state == "draining":
             return
-        self.restarts += 1
-        name = self.generation.function.name
-        self._services.logbook.tell(f"worker {worker.pid} ended ({how})", level="warning", function=name)
-        young = worker.served == 0 and time.monotonic() - worker.ready_at < _YOUNG_S
-        self._failures = self._failures + 1 if young else 0
-        if not self.workers:
-            self.state = "booting"
-        if len(self.workers) + self._boots < self._limits.min_workers or self._queue:
-            self._spawn(self._backoff() if young else 0.0)
+        if not left or how != "status 0":
+            name = self.generation.function.name
+            self._last_end = text = f"worker {worker.pid} ended ({how})"
+            self._services.logbook.tell(text, level="warning", function=name, worker=worker.pid)
+        if not left:
+            self.series.restarts += 1
+            self._crashes.died(worker.ready_at, used=worker.used)
+            if not self.workers and (self._bounds.least or self._waiting):
+                self._state = "booting"
+        self.attend()
 
     def discard(self, worker: Worker) -> None:
         """A worker broke a connection before accepting its request: do not use it again."""
-        if self.state != "draining":  # else it is leaving, and may have other requests to finish
-            worker.kill()
+        if self._state != "draining" and worker not in self._departures.workers:
+            # Else it is leaving, and may have other requests to finish.
+            why = "it closed the connection of a request that it had not begun with"
+            worker.kill("" if worker.has_hung_up() else why)
 
     def meet_engine(self) -> None:
         """A new engine is up: lead the workers to it."""
-        for worker in self.workers:
+        for worker in self.everybody:
             worker.meet_engine()
+
+    # fewer workers, and fresh ones
+
+    def look(self) -> None:
+        """Called every second: see to workers that are too old, too large or idle for too long."""
+        if self._state in ("draining", "failed"):
+            return
+        now = time.monotonic()
+        for worker in tuple(self.workers):
+            if reason := self._wear.reason(worker, now):
+                self.renew(worker, reason)
+        self._renew()
+        self._retire_idle(now)
+        if len(self.workers) >= self._bounds.least and not self._boots:
+            self._crashes.look()
+        self.attend()
+
+    def _retire_idle(self, now: float) -> None:
+        idle = sorted((w for w in self.workers if not w.in_flight), key=lambda worker: worker.rested_at)
+        rests = [now - worker.rested_at for worker in idle]
+        limit = self._limits.worker_idle_s
+        for worker in idle[: scaling.superfluous(self._bounds, len(self.workers), rests, limit)]:
+            self._retire(worker, EARLY_DROP)
+
+    def renew(self, worker: Worker, reason: str) -> None:
+        """Have another worker take its place; until that one is ready it goes on.
+
+        Args:
+            reason: what its `before_unload` is told.
+        """
+        if worker not in self.workers or len(self.leaving) >= self._bounds.most:
+            return  # those that finish what they were given must not become ever more
+        self._renewals.add(worker, reason)
+        self._renew()
+
+    def _renew(self) -> None:
+        if self._crashes.waiting <= 0:
+            self._renewals.go_on()
+
+    async def _replace(self, worker: Worker, reason: str) -> None:
+        if worker not in self.workers:
+            return
+        fresh = await self._cradle.worker(self._on_end)
+        worker.worn = True
+        self._arrived(fresh)
+        if worker not in self.workers and len(self.workers) + self._boots > self._bounds.most:
+            self._retire(fresh, EARLY_DROP)  # the other died meanwhile, and was replaced for that
+        await asyncio.sleep(0)  # who was given a place of it in this moment comes to know of it first
+        if worker in self.workers:
+            self._retire(worker, reason)
+
+    def _retire(self, worker: Worker, reason: str) -> None:
+        self._strike(worker)
+        self.series.retired += 1
+        self._departures.begin(worker, reason)
+
+    # with all functions together
+
+    @property
+    def memory(self) -> int:
+        """Bytes that its workers have taken."""
+        return sum(worker.memory for worker in self.everybody)
+
+    @property
+    def largest(self) -> int:
+        """Bytes that the largest of its workers has taken."""
+        return max((worker.memory for worker in self.workers), default=0)
+
+    def holding(self) -> Holding:
+        """What it has of the workers of all functions."""
+        rested = self._longest_idle()
+        idle_s = None if rested is None else time.monotonic() - rested.rested_at
+        return Holding(len(self.workers) + self._boots, len(self.workers) - self._bounds.least, idle_s)
+
+    def _longest_idle(self) -> Worker | None:
+        idle = [worker for worker in self.workers if not worker.in_flight]
+        return min(idle, key=lambda worker: worker.rested_at, default=None)
+
+    def give_way(self) -> None:
+        """One of its workers leaves for one of another function: an idle one, or the least busy."""
+        worker = self._longest_idle() or min(self.workers, key=lambda worker: worker.in_flight, default=None)
+        if worker is not None:
+            self._retire(worker, EARLY_DROP)
+            if self._waiting:
+                asyncio.get_running_loop().call_soon(self.attend)
+
+    def relieve(self) -> None:
+        """Memory is short, and the largest of all workers is one of these."""
+        if self.workers:
+            self.renew(max(self.workers, key=lambda worker: worker.memory), MEMORY)
 
     # the end
 
     async def close(self, seconds: float, reason: str) -> None:
         """Take no more requests; end every worker, after at most `seconds` for what it has."""
-        self.state, self._parting = "draining", (seconds, reason)
+        self._state, self._parting = "draining", (seconds, reason)
+        self._cradle.shut()
+        self._services.budget.leave(self)
         self.dismiss(reason)
-        self._refuse_queue(ShuttingDown())
+        self._waiting.refuse(ShuttingDown())
+        self._departures.abandon()
+        self._renewals.close()
         for task in self._tasks:
             task.cancel()
-        await self._part_with(list(self.workers))
-        if self._archive >= 0:
-            os.close(self._archive)
-
-    async def _part_with(self, workers: list[Worker]) -> None:
-        seconds, reason = self._parting
-        for worker in workers:
-            worker.drain(seconds, reason)
-        try:
-            async with asyncio.timeout(seconds + _GRACE_S):
-                await asyncio.gather(*(worker.gone() for worker in workers))
-        except TimeoutError:
-            for worker in workers:
-                self._kill_late(worker, seconds)
-
-    def _kill_late(self, worker: Worker, seconds: float) -> None:
-        if worker.lives:
-            name = self.generation.function.name
-            text = f"worker {worker.pid} did not end within {seconds:g} s and was killed: {_BLOCKED}"
-            self._services.logbook.tell(text, level="warning", function=name, worker=worker.pid)
-        worker.kill()
-
-    def _refuse_queue(self, error: BootError | ShuttingDown) -> None:
-        while self._queue:
-            ticket = self._queue.popleft()
-            if not ticket.done():
-                ticket.set_exception(error)
+        if self._timer is not None:
+            self._timer.cancel()
+        await departures.part(self.everybody, seconds, reason, self._services.logbook)
+        self._cradle.close()

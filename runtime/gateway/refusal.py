@@ -8,7 +8,15 @@ from http import HTTPStatus
 import msgspec
 from starlette.types import Scope, Send
 
-from runtime.errors import AIError, FunctionsError, HostError, Overloaded, ShuttingDown, rule_of
+from runtime.errors import (
+    AIError,
+    BodyTimeout,
+    FunctionsError,
+    HostError,
+    Overloaded,
+    ShuttingDown,
+    rule_of,
+)
 from runtime.gateway import requestid
 from runtime.gateway.cors import EXPOSED
 
@@ -48,6 +56,8 @@ def head(error: FunctionsError, request_id: str, length: int, *, not_run: bool) 
         headers.append((b"x-relay-error", b"true"))
     if isinstance(error, _RETRY_SOON):
         headers.append((b"retry-after", b"1"))
+    if isinstance(error, BodyTimeout):
+        headers.append((b"connection", b"close"))  # whatever still comes is for nobody (RFC 9110, 15.5.9)
     return headers
 
 

@@ -9,7 +9,7 @@ import msgspec
 from runtime.errors import UsageError
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.generation import Generation
-from runtime.gateway.worker import Services
+from runtime.gateway.services import Services
 from runtime.project.environment import environment_of
 from runtime.project.settings import Function, Project
 from runtime.project.snapshot import archive, take
@@ -46,6 +46,8 @@ class Registry:
 
     async def apply(self, project: Project) -> list[str]:
         """Make the deployments follow the project; the names of those that changed."""
+        settings = project.settings
+        self._services.budget.configure(settings.max_workers_total, settings.memory_mb_total)
         enabled = _enabled(project)
         changed = []
         for name, function in sorted(enabled.items()):
@@ -58,19 +60,21 @@ class Registry:
             if self._update(function, generation):
                 changed.append(name)
         for name in set(self._deployments) - set(enabled):
-            self._remove(name, project.settings.shutdown_s)
+            self._remove(name, settings.shutdown_s)
             changed.append(name)
         return changed
 
     def _generation(self, project: Project, function: Function) -> Generation:
         snapshot = take(function)
+        oneshot = project.settings.policy == "oneshot"
         return Generation(
             name=snapshot.digest,
-            function=function,
+            function=_alone(function) if oneshot else function,
             archive=archive(snapshot),
             directory=snapshot.directory,
             entrypoint=snapshot.entrypoint,
             environ=environment_of(project, function, url=self._url),
+            oneshot=oneshot,
         )
 
     def _update(self, function: Function, generation: Generation) -> bool:
@@ -110,6 +114,12 @@ class Registry:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
+    def look(self) -> None:
+        """Called every second: see to workers that are old, large or idle, and to the totals."""
+        for deployment in self.deployments:
+            deployment.look()
+        self._services.budget.look()
+
     def meet_engine(self) -> None:
         """A new engine is up: lead every worker to it."""
         for deployment in self.deployments:
@@ -127,6 +137,11 @@ class Registry:
     async def close(self, seconds: float, reason: str) -> None:
         """End every worker."""
         await asyncio.gather(*(deployment.close(seconds, reason) for deployment in self.deployments))
+
+
+def _alone(function: Function) -> Function:
+    """The function with one request at a time in each worker."""
+    return msgspec.structs.replace(function, limits=msgspec.structs.replace(function.limits, concurrency=1))
 
 
 def _enabled(project: Project) -> dict[str, Function]:

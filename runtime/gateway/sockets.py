@@ -8,24 +8,31 @@ import contextlib
 from starlette.types import Message
 
 from runtime import frames
-from runtime.errors import ChannelClosed, HostError, ShuttingDown, WorkerError, rule_of
+from runtime.errors import ChannelClosed, HostError, IdleTimeout, ShuttingDown, WorkerError
 from runtime.framing import MAX_FRAME
 from runtime.gateway import requestid
+from runtime.gateway.deadlines import Clocks, Deadlines
 from runtime.gateway.deployment import Deployment
-from runtime.gateway.dispatch import NotAccepted, connection, lease, take
+from runtime.gateway.dispatch import NotAccepted, TakenBack, connection, lease, not_accepted, take
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone
 from runtime.gateway.outgoing import closes, denial_headers, failure, handshake_headers, subprotocol
 from runtime.gateway.pool import Pool
-from runtime.gateway.worker import ResponseStream, Worker
+from runtime.gateway.responsestream import ResponseStream
+from runtime.gateway.wear import EARLY_DROP, MEMORY, WALL_CLOCK
+from runtime.gateway.worker import Worker
 
 _VANISHED, _SERVER_ERROR = 1006, 1011
 _GOING_AWAY, _SERVICE_RESTART = 1001, 1012  # RFC 6455, section 7.4.1, and the registry that it founded
 _PARTINGS = {
     "reload": (_SERVICE_RESTART, "a new version of the function is served"),
+    **dict.fromkeys(
+        (EARLY_DROP, MEMORY, WALL_CLOCK), (_GOING_AWAY, "the worker that carried it is replaced")
+    ),
     "removed": (_GOING_AWAY, "the function is no longer served"),
     "termination": (_GOING_AWAY, "the server is shutting down"),
 }
+_LONGEST_REASON = 123  # bytes; RFC 6455, section 5.5
 _FAREWELL_S = 10.0  # how long a function may still work after its socket was closed
 _LONGEST_DENIAL = 1024 * 1024
 MAX_MESSAGE = MAX_FRAME - 1024
@@ -33,42 +40,53 @@ MAX_MESSAGE = MAX_FRAME - 1024
 
 
 async def carry(
-    exchange: Exchange, deployment: Deployment, head: frames.Head, subprotocol: str | None
+    exchange: Exchange,
+    deployment: Deployment,
+    head: frames.Head,
+    subprotocol: str | None,
+    clocks: Clocks | None = None,
 ) -> None:
     """Connect a WebSocket to a worker until one of them closes it.
 
     Args:
         subprotocol: what to echo when the function chooses none (it carried the token).
+        clocks: time limits of this WebSocket alone; None: those of the function.
 
     When its worker is to leave, it is closed with a code that says why: 1012 for a newer
-    version, 1001 for a function or server that goes.
+    version, 1001 for a function or server that goes. With 1001 ends also one on which no
+    message came or went for `websocket_idle_s`.
 
     Raises:
         FunctionsError: the handshake failed.
         ClientGone: the client left before its end.
     """
     await exchange.receive()  # websocket.connect
-    again = False
+    again, since = False, None
     while True:
-        pool, worker = await _turn(exchange, deployment)
+        pool, worker = await _turn(exchange, deployment, since)
+        exchange.worker = worker.pid
         head.generation = pool.generation.name
         try:
             stream = await connection(worker)
-            await _Socket(exchange, stream, subprotocol).run(head, pool)
+            await _Socket(exchange, stream, subprotocol, clocks or pool.clocks).run(head, pool, worker)
             return
+        except TakenBack:
+            exchange.series.retries += 1
         except NotAccepted:
             pool.discard(worker)
             if again:
                 raise WorkerError from None
             again = True
+            exchange.series.retries += 1
         except ShuttingDown:
             if deployment.pool is pool:
                 raise  # else a newer generation has taken over in this moment
         finally:
             pool.release(worker, None)
+        since = exchange.began
 
 
-async def _turn(exchange: Exchange, deployment: Deployment) -> tuple[Pool, Worker]:
+async def _turn(exchange: Exchange, deployment: Deployment, since: float | None) -> tuple[Pool, Worker]:
     """A slot. A client that leaves while it waits for one gives its place up.
 
     Raises:
@@ -81,7 +99,7 @@ async def _turn(exchange: Exchange, deployment: Deployment) -> tuple[Pool, Worke
     assert task is not None
     leaving.add_done_callback(lambda done: done.cancelled() or task.cancel())
     try:
-        return await lease(deployment)
+        return await lease(deployment, since)
     except asyncio.CancelledError:
         if not leaving.done() or task.uncancel():
             raise
@@ -95,8 +113,12 @@ async def _event(exchange: Exchange) -> Message:
 
 
 class _Socket:
-    def __init__(self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None) -> None:
+    def __init__(
+        self, exchange: Exchange, stream: ResponseStream, subprotocol: str | None, clocks: Clocks
+    ) -> None:
         self._exchange, self._stream, self._subprotocol = exchange, stream, subprotocol
+        self._clocks = clocks
+        self._late: IdleTimeout | None = None
         self._open = self._denied = self._left = self._closed = False
         self._farewell = asyncio.timeout(None)
         self._parting = ""  # why the host closes it
@@ -104,11 +126,13 @@ class _Socket:
         self._saying_so: asyncio.Task[None] | None = None
         self._denied_with = 0  # bytes
 
-    async def run(self, head: frames.Head, pool: Pool) -> None:
+    async def run(self, head: frames.Head, pool: Pool, worker: Worker) -> None:
         """Carry it to its end, and with it the connection to the worker."""
         try:
-            pool.enter(self._part)
-            self._stream.begin(self._on_accepted)
+            pool.enter(self._part, worker)
+            self._clocks.idle.add(self)
+            head.deadline, head.limit_s = self._clocks.deadline(), self._clocks.wall.seconds
+            self._stream.begin(head, self._on_accepted)
             self._stream.send(head)
             self._listening = asyncio.get_running_loop().create_task(self._inbound())
             async with self._farewell:
@@ -120,6 +144,8 @@ class _Socket:
 
     def _end(self, pool: Pool) -> None:
         pool.leave(self._part)
+        self._clocks.idle.remove(self)
+        self._clocks.socket.remove(self)
         for task in (self._listening, self._saying_so):
             if task is not None:
                 task.cancel()
@@ -129,11 +155,26 @@ class _Socket:
         """Close it, since its worker leaves; a handshake that has begun is finished first."""
         self._parting = reason
         if self._open and not self._left:
-            if self._listening is not None:
-                self._listening.cancel()  # the function hears nothing after the end
-            self._leave(*_PARTINGS[reason])
-            # A client that does not read must not keep the others waiting.
-            self._saying_so = asyncio.get_running_loop().create_task(self._say_goodbye(*_PARTINGS[reason]))
+            self._end_for_both(*_PARTINGS[reason])
+
+    def _end_for_both(self, code: int, reason: str) -> None:
+        """Close it towards the client and the function."""
+        if self._listening is not None:
+            self._listening.cancel()  # the function hears nothing after the end
+        self._leave(code, reason)
+        # A client that does not read must not keep the others waiting.
+        self._saying_so = asyncio.get_running_loop().create_task(self._say_goodbye(code, reason))
+
+    def expired(self, limit: Deadlines) -> None:
+        """Nothing was said for too long: by the function before the handshake's end, by both after it."""
+        seconds = limit.seconds
+        if not self._open:
+            text = f"The function did not take the WebSocket within {seconds:g} s (idle_s)"
+            self._late = IdleTimeout(text, limit="idle_s")
+            self._stream.abort()
+        elif not self._left:
+            self._exchange.blame(IdleTimeout(limit="websocket_idle_s"))
+            self._end_for_both(_GOING_AWAY, f"no message for {seconds:g} s (websocket_idle_s)")
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         with contextlib.suppress(OSError):
@@ -166,6 +207,7 @@ class _Socket:
             case frames.SocketAccept() if waiting:
                 await self._accept(frame)
             case frames.SocketMessage(text, data) if self._open and (text is None) is not (data is None):
+                self._clocks.socket.touch(self)
                 await self._exchange.send({"type": "websocket.send", "text": text, "bytes": data})
             case frames.SocketClose(code, reason) if not self._denied and closes(code, reason):
                 await self._close(code, reason)
@@ -173,6 +215,7 @@ class _Socket:
             case frames.Start(status, headers) if waiting:
                 await self._deny(status, denial_headers(status, headers))
             case frames.Body(data, more) if self._denied and self._has_room(data):
+                self._clocks.idle.touch(self)
                 await self._deny_body(data, more)
                 return not more
             case frames.Failure():
@@ -186,7 +229,10 @@ class _Socket:
         headers = self._with_id(handshake_headers(frame.headers))
         await self._exchange.send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
         self._open = True
+        self._clocks.idle.remove(self)
+        self._clocks.socket.add(self)
         self._exchange.status = 101
+        self._exchange.series.websockets += 1
         if self._parting:
             self._part(self._parting)
 
@@ -194,7 +240,7 @@ class _Socket:
         """End with an error, as far as the client can still be told."""
         if not self._open:
             raise error
-        self._exchange.code = rule_of(error).code
+        self._exchange.blame(error)
         await self._close(_SERVER_ERROR, "the function failed")
         return True
 
@@ -229,16 +275,20 @@ class _Socket:
 
     async def _lost(self) -> None:
         """The connection to the worker is gone: for the client's sake, or because the worker went."""
+        if self._late is not None and not self._denied:
+            raise self._late
         if self._left:
             if not self._open:
                 raise ClientGone
         elif self._open:
-            self._exchange.code = "WORKER_ERROR"
-            await self._say_goodbye(_SERVER_ERROR, "the function ended")
+            error = self._stream.sentence or WorkerError()
+            self._exchange.blame(error)
+            said = "the function ended" if self._stream.sentence is None else error.message
+            await self._say_goodbye(_SERVER_ERROR, said[:_LONGEST_REASON])
         elif self._stream.accepted:
-            raise WorkerError
+            raise self._stream.sentence or WorkerError
         else:
-            raise NotAccepted
+            raise not_accepted(self._stream)
 
     def _leave(self, code: int, reason: str) -> None:
         """The client left. The function is told, and may finish; one that has not accepted it stops."""
@@ -255,6 +305,7 @@ class _Socket:
         """Pass the client's messages on, no faster than the worker takes them."""
         with contextlib.suppress(ChannelClosed):
             while (message := await self._exchange.receive())["type"] != "websocket.disconnect":
+                self._clocks.socket.touch(self)
                 self._stream.send(_frame(message))
                 await self._stream.drain()
             self._leave(message.get("code") or 1005, message.get("reason") or "")

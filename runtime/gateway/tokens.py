@@ -13,6 +13,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import jwt
+import msgspec
 from jwt import PyJWK
 from jwt.types import Options
 from jwt.warnings import InsecureKeyLengthWarning
@@ -101,6 +102,7 @@ class Verifier:
         claims = self._claims(token, key, refusal)
         begins = _moment(claims["nbf"], refusal) if "nbf" in claims else -math.inf
         ends = _moment(claims["exp"], refusal)
+        _check_that_they_travel(claims)
         leeway = self.auth.leeway_s
         return Verified(claims, begins - leeway, ends + leeway, refusal)
 
@@ -123,6 +125,14 @@ class Verifier:
             raise MalformedToken from None
         except jwt.PyJWTError:
             raise refusal from None
+
+
+def _check_that_they_travel(claims: dict[str, Any]) -> None:
+    """Refuse what JSON can say and a frame cannot: integers over 64 bits, half a surrogate pair."""
+    try:
+        msgspec.msgpack.encode(claims)
+    except (OverflowError, ValueError):
+        raise MalformedToken("The token's claims hold a number or a text that cannot be passed on") from None
 
 
 def _header(token: bytes) -> dict[str, Any]:
