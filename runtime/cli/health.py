@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
-from runtime.cli.root import root_option, root_or_here
+from runtime.cli.root import root_option, root_or_here, server_options
 from runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 UNHEALTHY = 1
 _TIMEOUT_S = 3.0
@@ -15,10 +19,7 @@ _READ_BYTES = 4096
 
 
 @click.command("health")
-@click.option(
-    "--port", type=click.IntRange(1, 65535), metavar="N", help="The server's port. Default: the project's."
-)
-@click.option("--url", metavar="URL", help="Where the server is, instead of this machine.")
+@server_options
 @root_option
 def command(port: int | None, url: str | None, root: str | None) -> int:
     """Ask a running server whether it is ready: exit code 0 if it is, 1 if not, and one line.
@@ -30,13 +31,13 @@ def command(port: int | None, url: str | None, root: str | None) -> int:
       functions health
       functions health --port 9000
     """
-    _check(url)
+    check(url)
     ready, line = ask(url or f"http://127.0.0.1:{port or _port_of(root)}")
     click.echo(line, err=not ready)
     return 0 if ready else UNHEALTHY
 
 
-def _check(url: str | None) -> None:
+def check(url: str | None) -> None:
     """Raises UsageError for a URL of another protocol."""
     scheme, found, rest = (url or "").partition("://")
     if found and scheme.lower() not in ("http", "https"):
@@ -58,15 +59,24 @@ def ask(url: str) -> tuple[bool, str]:
 
 def _get(url: str) -> tuple[int, bytes]:
     """Status and body of the page that tells."""
+    connection, path = connect(url, _TIMEOUT_S)
+    connection.request("GET", f"{path}/_internal/ready")
+    response = connection.getresponse()
+    return response.status, response.read(_READ_BYTES)
+
+
+def connect(url: str, timeout_s: float) -> tuple[HTTPConnection, str]:
+    """A connection to the server at `url`, and the path below which its pages are.
+
+    Raises:
+        ValueError, HTTPException: it is no URL.
+    """
     from http.client import HTTPConnection, HTTPSConnection
     from urllib.parse import urlsplit
 
     parts = urlsplit(url if "://" in url else f"http://{url}")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
-    connection.request("GET", f"{parts.path.rstrip('/')}/_internal/ready")
-    response = connection.getresponse()
-    return response.status, response.read(_READ_BYTES)
+    return kind(parts.hostname or "", parts.port, timeout=timeout_s), parts.path.rstrip("/")
 
 
 def _message(body: bytes) -> str:

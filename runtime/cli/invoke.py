@@ -74,10 +74,15 @@ def command(
 
 
 def base_url(settings: Settings, port: int | None) -> str:
+    """Where the functions of this project are on this machine."""
+    return f"{server_url(settings, port)}{settings.prefix}"
+
+
+def server_url(settings: Settings, port: int | None) -> str:
     """Where a server of this project answers on this machine."""
     host = _ANY_ADDRESS.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{port or settings.port}{settings.prefix}"
+    return f"http://{host}:{port or settings.port}"
 
 
 def credentials(keys: Keys, role: Role, call: Call) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runtime.cli import output
-from runtime.cli.root import open_project, root_option
+from runtime.cli.root import open_project, root_option, server_options
 
 if TYPE_CHECKING:
     from runtime.project.settings import Function, Settings
@@ -18,27 +18,34 @@ HEADER = ("NAME", "ENABLED", "VERIFY JWT", "PATH", "DESCRIPTION")
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array, for programs.")
+@server_options
 @root_option
-def command(as_json: bool, root: str | None) -> None:
+def command(as_json: bool, port: int | None, url: str | None, root: str | None) -> None:
     """List the project's functions.
 
-    The description is the first line of the docstring of index.py.
+    The description is the first line of the docstring of index.py. While a server of this
+    project runs on its port, the list says how its functions are.
 
     \b
     Examples:
       functions list
       functions list --json
+      functions list --port 9000
     """
+    from runtime.cli import health, state
+
+    health.check(url)
     project = open_project(root)
     settings = project.settings
     functions = [project.functions[name] for name in sorted(project.functions)]
+    live = state.ask(project, port, url)
     if as_json:
         import json
 
-        described = [describe(function, settings) for function in functions]
+        described = [describe(function, settings) | live.described(function.name) for function in functions]
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
     elif functions:
-        output.table(HEADER, [row(function, settings) for function in functions])
+        output.table(live.header(HEADER), [live.row(row(function, settings)) for function in functions])
     else:
         output.note(f"no functions in {settings.root}: make one with `functions new hello`")
 

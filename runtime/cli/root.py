@@ -37,6 +37,14 @@ def env_file_option(command: C) -> C:
     )(command)
 
 
+def server_options(command: C) -> C:
+    """Adds `--port N` and `--url URL`: which server is asked."""
+    number, told = click.IntRange(1, 65535), "The server's port. Default: the project's."
+    port = click.option("--port", type=number, metavar="N", help=told)
+    url = click.option("--url", metavar="URL", help="Where the server is, instead of this machine.")
+    return port(url(command))
+
+
 def root_of(root: str | None) -> str:
     """The absolute folder that `--root`, or the working directory, means."""
     from runtime.project.load import find_root

@@ -22,7 +22,7 @@ from runtime.gateway.cors import CorsMiddleware
 from runtime.gateway.guard import guarded
 from runtime.gateway.internal import Internal
 from runtime.gateway.registry import Registry
-from runtime.gateway.worker import Services
+from runtime.gateway.services import Services
 from runtime.project.settings import Function, Project
 from runtime.testing import borrowed
 from runtime.testing.front import Front
@@ -51,9 +51,11 @@ class House:
     def __init__(
         self, project: Project, function: Function, environ: Mapping[str, str], models: FakeHost
     ) -> None:
-        limits = msgspec.structs.replace(function.limits, min_workers=1, max_workers=1)
+        limits = msgspec.structs.replace(function.limits, min_workers=1, max_workers=1, max_requests=0)
         self.function = msgspec.structs.replace(function, limits=limits)
-        self._project = msgspec.structs.replace(project, functions={function.name: self.function})
+        settings = msgspec.structs.replace(project.settings, policy="per_worker")
+        functions = {function.name: self.function}
+        self._project = msgspec.structs.replace(project, functions=functions, settings=settings)
         self._environ, self._models = environ, models
         self.log = KeptLog()
         self.errors: list[tuple[str, BaseException]] = []
@@ -168,7 +170,7 @@ class House:
         services = Services(forker, NoEngine(), self.log, settings.root, temp)
         registry = Registry(services, f"http://127.0.0.1:{settings.port}")
         authenticator = Authenticator(self._project.keys, settings.auth, None)
-        internal = Internal(registry, authenticator, lambda: [])
+        internal = Internal(registry, authenticator, lambda: [], lambda: False)
         gateway = Gateway(settings, registry, authenticator, internal, self.log)
         await registry.apply(self._project)
         await registry.settled()

@@ -84,17 +84,18 @@ class Inside(Forker):
         self._numbers = itertools.count(1)
         self._tasks: dict[Process, asyncio.Task[None]] = {}
 
-    def fork(self, function: str, slot: int, fds: list[int]) -> Process:
+    def fork(self, function: str, slot: int, fds: list[int], memory_mb: int = 0) -> Process:
         """Start a worker on this event loop."""
         process = Process()
         process.pid = next(self._numbers)
+        process.forked.set_result(process.pid)
         control, log = fds
         os.close(log)  # what a function prints, it prints
         work = self._live(process, socket.socket(fileno=control))
         self._tasks[process] = asyncio.get_running_loop().create_task(work)
         return process
 
-    def kill(self, process: Process) -> None:
+    def kill(self, process: Process, *, dump: bool = False) -> None:
         """Cancel it."""
         process.doomed = True
         if not process.exited.done():
@@ -113,7 +114,10 @@ class Inside(Forker):
 
     async def _run(self, process: Process, door: Door[Any], folder: str) -> int:
         borrowed.forget_function()  # an earlier attempt may have failed half-way
-        [(boot, fds), *early] = door.wait()
+        # Who boots it lives on the same loop: it must not be blocked.
+        while not (received := door.receive()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        (boot, fds), *early = received
         os.mkdir(folder, 0o700)
         mine = {"HOME": folder, "TMPDIR": folder, "SB_EXECUTION_ID": str(uuid.uuid4())}
         borrowed.enter(boot.environ | mine | self._environ)
