@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+from tests import measured
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell has its background jobs ignore Ctrl-C, and what they start would ignore it too."""
+    if hasattr(config, "workerinput"):  # one of several processes that share the tests out
+        config.add_cleanup(measured.tests())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from pathlib import Path
 import coverage
 import pytest
 
+from tests import measured
+
 LEAST = 90.0  # percent, of the lines and of the branches
 ROOT = Path(__file__).absolute().parent.parent
 # Not the templates and their workers, which are forked in their hundreds: the tests of
@@ -36,14 +38,14 @@ def main() -> int:
     """The exit status of the tests; 1 also where they leave out too much."""
     with tempfile.TemporaryDirectory(prefix="coverage-") as folder:
         os.chmod(folder, 0o1777)  # some servers are another user's
-        measured = coverage.Coverage(
+        collected = coverage.Coverage(
             data_file=os.path.join(folder, "coverage"), config_file=str(ROOT / "pyproject.toml")
         )
-        with servers_measured(folder), measured.collect():
+        with servers_measured(folder), collected.collect():
             status = pytest.main(sys.argv[1:])
-        measured.save()
-        measured.combine([folder], keep=True)
-        shares = report(measured, os.path.join(folder, "coverage.json"))
+        collected.save()
+        collected.combine([folder], keep=True)
+        shares = report(collected, os.path.join(folder, "coverage.json"))
     print("covered: " + ", ".join(f"{share:.1f} % of the {what}" for what, share in shares.items()))
     return int(status) or (0 if min(shares.values()) >= LEAST else 1)
 
@@ -54,20 +56,21 @@ def servers_measured(folder: str) -> Iterator[None]:
     hook = _HOOK.format(pid=os.getpid(), folder=folder, servers=_SERVERS, source=str(ROOT / "runtime"))
     path = Path(sysconfig.get_path("purelib")) / "zz_measured.pth"
     path.write_text(f"import sys; exec({hook!r})\n")
+    os.environ |= {measured.FOLDER: folder, measured.SOURCE: str(ROOT / "runtime")}
     try:
         yield
     finally:
         path.unlink()
 
 
-def report(measured: coverage.Coverage, totals: str) -> dict[str, float]:
+def report(collected: coverage.Coverage, totals: str) -> dict[str, float]:
     """Print what is left out, file by file; percent of what is covered.
 
     Args:
         totals: a file to write to.
     """
-    measured.report(file=sys.stdout)
-    measured.json_report(outfile=totals)
+    collected.report(file=sys.stdout)
+    collected.json_report(outfile=totals)
     found = json.loads(Path(totals).read_text())["totals"]
     return {
         "lines": 100 * found["covered_lines"] / found["num_statements"],

@@ -1,4 +1,4 @@
-"""Starts coverage in a process of the server, for `tests/measure.py`, and must not be noticed."""
+"""Starts coverage in a process of the server or of the tests, for `tests/measure.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,37 @@ from typing import Any
 
 import coverage
 
+FOLDER, SOURCE = "MEASURED_IN", "MEASURED_CODE"
+"""The variables that tell the processes of the tests."""
+
+
+def tests() -> Callable[[], None]:
+    """Measure this process if it is asked for; what ends that."""
+    if FOLDER not in os.environ:
+        return lambda: None
+    collecting = contextlib.ExitStack()
+    measured = _coverage(os.environ[FOLDER], os.environ[SOURCE])
+    collecting.callback(measured.save)
+    collecting.enter_context(measured.collect())
+    return collecting.close
+
+
+def _coverage(folder: str, source: str) -> coverage.Coverage:
+    measured = coverage.Coverage(
+        data_file=os.path.join(folder, "coverage"),
+        data_suffix=True,
+        branch=True,
+        source=[source],
+        config_file=False,
+    )
+    measured._warn_no_data = False
+    measured._warn_unimported_source = False
+    return measured
+
 
 @functools.cache  # an interpreter may come across its .pth files more than once
 def begin(folder: str, source: str) -> Measurement:
-    """Measure this process from now on, and its forks.
+    """Measure this process of the server from now on, and its forks, unnoticed by them.
 
     Args:
         folder: for the data.
@@ -32,15 +59,7 @@ class Measurement:
         os.register_at_fork(after_in_child=self._begin_again)
 
     def _begin(self) -> None:
-        self._coverage = coverage.Coverage(
-            data_file=os.path.join(self._folder, "coverage"),
-            data_suffix=True,
-            branch=True,
-            source=[self._source],
-            config_file=False,
-        )
-        self._coverage._warn_no_data = False
-        self._coverage._warn_unimported_source = False
+        self._coverage = _coverage(self._folder, self._source)
         self._coverage._auto_save = True
         self._coverage.start()
 

@@ -298,8 +298,15 @@ class TestStream:
 
     @pytest.mark.parametrize(
         "garbage",
-        [b"\xff\xff\xff\x00", b"\x01\x00\x00\x00\xc1", pack(frames.Kill(1)), b"\x02\x00\x00\x00\x91\xa1"],
-        ids=["too long", "no msgpack", "another vocabulary", "cut off"],
+        [
+            b"\xff\xff\xff\x00",
+            b"\x01\x00\x00\x00\xc1",
+            pack(frames.Kill(1)),
+            b"\x02\x00\x00\x00\x91\xa1",
+            b"\x03\x00\x00\x00\x91\xa1\x80",
+            (3006).to_bytes(4, "little") + b"\x94\xa1B\xc4\x00\xc2" + b"\x91" * 3000,
+        ],
+        ids=["too long", "no msgpack", "another vocabulary", "cut off", "no text", "without a bottom"],
     )
     async def test_what_makes_no_sense_ends_the_connection(self, garbage: bytes) -> None:
         stream, peer = await half()

@@ -212,8 +212,15 @@ class TestDoor:
 
     @pytest.mark.parametrize(
         "garbage",
-        [b"\xff\xff\xff\x00", b"\x01\x00\x00\x00\xc1", pack(frames.Kill(1)), pack(frames.Connect("b"), 1)],
-        ids=["too long", "no msgpack", "another vocabulary", "a descriptor is missing"],
+        [
+            b"\xff\xff\xff\x00",
+            b"\x01\x00\x00\x00\xc1",
+            pack(frames.Kill(1)),
+            pack(frames.Connect("b"), 1),
+            b"\x03\x00\x00\x00\x91\xa1\x80",
+            (3006).to_bytes(4, "little") + b"\x94\xa2CN\xa0\x00" + b"\x91" * 3000,
+        ],
+        ids=["too long", "no msgpack", "another vocabulary", "descriptor missing", "no text", "no bottom"],
     )
     def test_what_makes_no_sense_is_an_error_and_leaks_no_descriptor(self, garbage: bytes) -> None:
         one, peer = socket_pair()

@@ -28,19 +28,6 @@ def test_a_process_has_the_name_it_takes() -> None:
     assert child(code) == "fn:a-very-long-"
 
 
-@pytest.mark.parametrize(
-    ("soft", "wanted", "allowed"), [(256, 300, 300), (256, 99_999, 400), (256, 100, 256)]
-)
-def test_as_many_descriptors_as_needed_are_allowed(soft: int, wanted: int, allowed: int) -> None:
-    code = f"""
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, 400))
-process.allow_descriptors({wanted})
-print(resource.getrlimit(resource.RLIMIT_NOFILE))
-"""
-    assert child(code) == f"({allowed}, 400)"
-
-
 def test_the_memory_of_a_process_is_hidden() -> None:
     code = "libc = ctypes.CDLL(None)\nprocess.hide_memory()\nprint(libc.prctl(3, 0, 0, 0, 0))"
     assert child(code) == "0"

@@ -30,6 +30,8 @@ NAMES = [
     "WebSocketDisconnect",
     "__version__",
     "ai",
+    "is_cancelled",
+    "time_left",
     "wait_until",
 ]
 

@@ -94,9 +94,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def counted(server: Server, name: str, *what: str) -> int:
+    """Requests of a function that are in these states."""
+    function = server.metric()["functions"][name]
+    return sum(int(function[state]) for state in what)
+
+
 def in_flight(server: Server, name: str) -> int:
-    count: int = server.metric()["functions"][name]["in_flight"]
-    return count
+    return counted(server, name, "in_flight")
 
 
 @pytest.fixture(params=["close", "reset"])
@@ -142,6 +147,25 @@ def test_a_stream_that_waits_is_cancelled(wire: Wire, server: Server, leave: Lea
     assert wire.chunk() == b"begun"
     leave(wire)
     server.wait_for_log("ended: stream", before + 1)
+
+
+@pytest.mark.parametrize("what", ["sleep", "stream"])
+def test_every_one_of_fifty_departures_is_noticed(
+    dial: Callable[[], Wire], server: Server, leave: Leave, what: str
+) -> None:
+    """`python -m bench cancel` says how soon."""
+    before = server.log.count(f"ended: {what}")
+    for number in range(50):
+        wire = dial()
+        wire.ask("GET", f"/functions/v1/waits/{what}")
+        if what == "stream":
+            assert wire.head().status == 200
+            assert wire.chunk() == b"begun"
+        else:
+            eventually(lambda: in_flight(server, "waits") == 1, "the request")
+        leave(wire)
+        server.wait_for_log(f"ended: {what}", before + number + 1)
+    eventually(lambda: in_flight(server, "waits") == 0, "their places")
 
 
 def test_a_departure_is_no_error_and_hurts_nobody(
@@ -199,7 +223,7 @@ def test_an_upstream_stream_is_closed(wire: Wire, upstream: socket.socket, leave
 # --- threads -------------------------------------------------------------------------------
 
 
-def test_threads_run_to_their_end_and_never_more_of_them_than_allowed(
+def test_threads_run_to_their_end_and_keep_their_places_until_then(
     dial: Callable[[], Wire], server: Server, client: httpx2.Client, shared_folder: Path, leave: Leave
 ) -> None:
     before = server.log.count(" blocking"), server.log.count(" unblocked")
@@ -207,11 +231,12 @@ def test_threads_run_to_their_end_and_never_more_of_them_than_allowed(
     for number in range(6):
         wire = dial()
         wire.ask("GET", f"/functions/v1/blocks?until={until}")
-        eventually(lambda: in_flight(server, "blocks") == 1, "the request")
         if number < 2:
             server.wait_for_log(" blocking", before[0] + number + 1)
+        else:
+            eventually(lambda: counted(server, "blocks", "queued") == 1, "its place in the queue")
         leave(wire)
-        eventually(lambda: in_flight(server, "blocks") == 0, "its end")
+        eventually(lambda: counted(server, "blocks", "in_flight", "queued") == 0, "its end")
     until.touch()
     server.wait_for_log(" unblocked", before[1] + 2)
     assert client.get("/blocks/fine").text == "fine"

@@ -53,7 +53,7 @@ CRASHES = {
     "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "recurses": ("return await handler(request)", "RecursionError"),
     "dies": ("import os; os._exit(7)", "(status 7)"),
-    "segfaults": ("import ctypes; ctypes.string_at(0)", "(signal 11)"),
+    "segfaults": ("import ctypes; ctypes.string_at(0)", "in string_at"),
     "is-killed": ("import os; os.kill(os.getpid(), 9)", "(signal 9)"),
 }
 INVALID = {
@@ -196,7 +196,7 @@ def test_a_handler_that_fails_names_no_internals_and_the_log_tells_them_under_th
     server.wait_for_log(reason)
     if name.startswith(("raises", "exits", "recurses")):
         told = next(line for line in server.log.splitlines() if f"[{request_id}]" in line)
-        assert f" ERROR   {name} " in told
+        assert f" ERROR   {name}/" in told
         assert "Traceback (most recent call last)" in told
         server.wait_for_log(f'functions/{name}/index.py", line 2, in handler')
 
@@ -233,8 +233,9 @@ def test_no_first_byte_within_the_idle_limit(client: httpx2.Client) -> None:
     assert "idle_s" in error["message"]
 
 
-def test_the_idle_limit_is_for_the_first_byte_alone(client: httpx2.Client) -> None:
-    assert client.get("/stalls-later").text == "begun and ended"
+def test_silence_after_the_first_byte_breaks_the_response_off(client: httpx2.Client) -> None:
+    with pytest.raises(httpx2.RemoteProtocolError):
+        client.get("/stalls-later")
 
 
 # --- 413, 431, 408, 400 --------------------------------------------------------------------

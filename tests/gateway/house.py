@@ -19,8 +19,9 @@ from runtime.gateway.engine import Engine
 from runtime.gateway.forker import Forker
 from runtime.gateway.generation import Generation
 from runtime.gateway.logbook import Logbook
-from runtime.gateway.worker import Services
-from runtime.marks import Marks
+from runtime.gateway.pool import Pool
+from runtime.gateway.services import Services
+from runtime.ledger import Ledger
 from runtime.project.settings import Function, Limits
 
 _TO_GATEWAY = msgspec.msgpack.Decoder(frames.SupervisorToGateway)
@@ -43,7 +44,13 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-def generation(name: str = "g1", *, function: str = "hello", **limits: Any) -> Generation:
+def generation(
+    name: str = "g1", *, function: str = "hello", oneshot: bool = False, **limits: Any
+) -> Generation:
+    """What a worker is booted from; with no more workers than `min_workers` unless told otherwise."""
+    limits.setdefault("max_workers", max(limits.get("min_workers", 1), 1))
+    if oneshot:
+        limits["concurrency"] = 1
     settings = Function(name=function, directory=f"/functions/{function}", limits=Limits(**limits))
     return Generation(
         name=name,
@@ -52,6 +59,7 @@ def generation(name: str = "g1", *, function: str = "hello", **limits: Any) -> G
         directory="/functions",
         entrypoint=f"{function}/index.py",
         environ={"NAME": name},
+        oneshot=oneshot,
     )
 
 
@@ -84,7 +92,7 @@ class Link(Stream[frames.RequestFrame]):
 
     def mark(self) -> None:
         """Begin with the request, and come no further than the mark."""
-        self.worker.marks.set(self.slot)
+        self.worker.ledger.begin(self.slot)
 
     def answer(self, data: bytes = b"", status: int = 200) -> None:
         """Accept the request and answer it whole."""
@@ -100,10 +108,11 @@ class PlayedWorker:
         self.alive = True
         self.boot: frames.Boot | None = None
         self.archive = b""
-        self.marks: Marks
+        self.ledger: Ledger
         self.heads: list[frames.Head] = []
         self.links: list[Link] = []
         self.drains: list[frames.Drain] = []
+        self.farewells: list[frames.Unload | frames.Drain] = []
         self.engines: list[frames.EngineAt] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.door: Door[frames.ControlFrame] = Door(socket.socket(fileno=control), _CONTROL)
@@ -115,8 +124,11 @@ class PlayedWorker:
                 self._booting(frame, fds)
             case frames.Connect(slot=slot):
                 self._spawn(self._connect(fds[0], slot))
+            case frames.Unload():
+                self.farewells.append(frame)
             case frames.Drain():
                 self.drains.append(frame)
+                self.farewells.append(frame)
                 self.house.on_drain(self)
             case frames.EngineAt():
                 os.close(fds[0])
@@ -125,7 +137,7 @@ class PlayedWorker:
     def _booting(self, boot: frames.Boot, fds: list[int]) -> None:
         self.boot = boot
         self.archive = os.pread(fds[0], 1 << 20, 0)
-        self.marks = Marks(fds[1], os.fstat(fds[1]).st_size)
+        self.ledger = Ledger(fds[1])
         for fd in fds:
             os.close(fd)
         self.house.on_boot(self)
@@ -173,6 +185,7 @@ class House:
         refuses: no process can be made.
         told: what was logged, in the plain look.
         kills: pids that the gateway wanted to end.
+        dumps: pids whose stacks it wanted to see.
     """
 
     def __init__(self) -> None:
@@ -181,6 +194,7 @@ class House:
         self.workers: list[PlayedWorker] = []
         self.forks: list[frames.Fork] = []
         self.kills: list[int] = []
+        self.dumps: list[int] = []
         self.connects = 0
         self.told: list[str] = []
         self.refuses = False
@@ -222,6 +236,8 @@ class House:
         match frame:
             case frames.Fork():
                 self._fork(frame, fds)
+            case frames.Dump(pid):
+                self.dumps.append(pid)
             case frames.Kill(pid):
                 self.kills.append(pid)
                 next(worker for worker in self.workers if worker.pid == pid).die(-9)
@@ -242,6 +258,9 @@ class House:
 
     async def close(self) -> None:
         """End everything that is left."""
+        for member in tuple(self.services.budget.members):
+            assert isinstance(member, Pool)
+            await member.close(-1, "test")  # at once
         self.refuses = True
         for worker in self.living:
             worker.die()

@@ -44,5 +44,5 @@ class Site:
         self.awaited: list[str] = []
         self.registry = Registry(house.services, URL)
         self.authenticator = Authenticator(project.keys, project.settings.auth, None)
-        internal = Internal(self.registry, self.authenticator, lambda: self.awaited)
+        internal = Internal(self.registry, self.authenticator, lambda: self.awaited, lambda: True)
         self.app = Gateway(project.settings, self.registry, self.authenticator, internal, house.logbook)

@@ -343,11 +343,16 @@ async def test_readiness_names_what_is_awaited(site: Site) -> None:
     assert (answer.status, json.loads(answer.body)) == (503, {"message": "waiting for hello, the models"})
 
 
-@pytest.mark.parametrize("headers", [(), (bearer("anon"),)], ids=["nobody", "anon"])
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [((), "Missing authorization header"), ((bearer("anon"),), "This page needs the service role key")],
+    ids=["nobody", "anon"],
+)
 async def test_numbers_are_for_the_service_role_alone(
-    site: Site, headers: tuple[tuple[str, str], ...]
+    site: Site, headers: tuple[tuple[str, str], ...], message: str
 ) -> None:
-    assert (await asked(site, "/_internal/metric", *headers)).status == 401
+    answer = await asked(site, "/_internal/metric", *headers)
+    assert (answer.status, json.loads(answer.body)["message"]) == (401, message)
 
 
 async def test_numbers_tell_what_runs(house: House, site: Site) -> None:
@@ -366,6 +371,7 @@ async def test_numbers_can_be_asked_for_before_anything_runs(house: House, three
     site = Site(house, three)
     site.registry.expect(three)
     metric = json.loads((await asked(site, "/_internal/metric", bearer("service_role"))).body)
-    assert metric["functions"]["hello"] == {"state": "booting", "last_error": ""}
+    hello = metric["functions"]["hello"]
+    assert (hello["state"], hello["last_error"], hello["workers"]) == ("booting", "", 0)
     assert metric["activeUserWorkersCount"] == 0
     await site.registry.close(0, "test")

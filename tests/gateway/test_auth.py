@@ -139,6 +139,16 @@ BAD_TOKENS: dict[str, tuple[Callable[[], str], type[Unauthorized]]] = {
     "payload is no JSON": (lambda: forge(HS, b"nope"), MalformedToken),
     "payload is a list": (lambda: forge(HS, [1]), MalformedToken),
     "payload is deep": (lambda: forge(HS, b'{"exp":9e9,"a":' + b"[" * 5000 + b"}"), MalformedToken),
+    "a number of over 64 bits": (lambda: sign(claims(number=2**64)), MalformedToken),
+    "half a surrogate pair": (lambda: sign(claims(text="\ud800")), MalformedToken),
+    "payload is deep and whole": (
+        lambda: forge(HS, b'{"exp":9e9,"a":' + b"[" * 5000 + b"]" * 5000 + b"}"),
+        MalformedToken,
+    ),
+    "header is deep and whole": (
+        lambda: forge(b'{"alg":"HS256","a":' + b"[" * 5000 + b"]" * 5000 + b"}", claims()),
+        MalformedToken,
+    ),
     "kid is a number": (lambda: forge({**HS, "kid": 1}, claims()), MalformedToken),
     "critical extension": (lambda: forge({**HS, "crit": ["x"], "x": 1}, claims()), MalformedToken),
     "critical b64": (lambda: forge({**HS, "crit": ["b64"], "b64": True}, claims()), MalformedToken),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import BootError, ShuttingDown
-from runtime.gateway import pool as pool_module
+from runtime.gateway import crashes as crashes_module
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import lease
 from runtime.gateway.pool import Pool
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 0.001)
 
 
 def deployment(house: House) -> Deployment:
@@ -262,6 +262,18 @@ async def test_closing_ends_every_generation(house: House) -> None:
     await until(lambda: not house.living)
     with pytest.raises(ShuttingDown):
         await lease(deployed)
+
+
+async def test_closing_ends_a_generation_that_is_booting_too(house: House) -> None:
+    deployed = await serving(house)
+    house.on_boot = lambda worker: None
+    deployed.roll(generation("g2"))
+    await until(lambda: len(house.workers) == 2 and house.workers[1].boot)
+    house.workers[0].die(0)
+    await until(lambda: deployed.workers == [])
+    await deployed.close(1, "termination")
+    assert deployed.workers == []
+    assert house.kills == [house.workers[1].pid]
 
 
 async def test_closing_what_was_never_rolled_is_fine(house: House) -> None:

@@ -16,8 +16,8 @@ from runtime.door import socket_pair
 from runtime.errors import BadRequest, ChannelClosed, PayloadTooLarge
 from runtime.gateway.client import CLIENT
 from runtime.gateway.feed import KEPT, ClientGone, Feed
-from runtime.gateway.worker import ResponseStream
-from runtime.marks import Marks, shared_file
+from runtime.gateway.responsestream import ResponseStream
+from runtime.ledger import Ledger, new_file
 from tests.gateway.house import turns, until
 
 pytestmark = pytest.mark.anyio
@@ -87,8 +87,8 @@ class Line:
 
 async def opened() -> Line:
     ours, theirs = socket_pair()
-    marks = Marks(shared_file(bytes(1)), 1)
-    stream = await open_stream(ours, lambda: ResponseStream(marks, 0))
+    ledger = Ledger(new_file(1))
+    stream = await open_stream(ours, lambda: ResponseStream(ledger, 0, lambda: None))
     return Line(stream, await open_stream(theirs, lambda: Stream(REQUESTS)))
 
 

@@ -53,7 +53,7 @@ async def test_a_process_is_asked_for_with_its_descriptors(desk: Desk) -> None:
         os.close(fd)
     assert process.pid == 0
     desk.forker.on_forked(frames.Forked(frame.token, 77))
-    assert process.pid == 77
+    assert process.pid == process.forked.result() == 77
     assert not process.exited.done()
 
 
@@ -114,3 +114,17 @@ async def test_news_of_strangers_is_nothing_to_us(desk: Desk) -> None:
     desk.forker.on_forked(frames.Forked(99, 10))
     desk.forker.on_exited(frames.Exited(10, 0))
     assert desk.asked() == []
+
+
+async def test_one_that_the_kernel_ended_for_its_memory_is_known(desk: Desk) -> None:
+    process = desk.forker.fork("hello", 0, [])
+    desk.forker.on_forked(frames.Forked(1, 77))
+    desk.forker.on_exited(frames.Exited(77, -9, out_of_memory=True))
+    assert process.out_of_memory
+    assert process.exited.result() == -9
+
+
+async def test_one_that_cannot_be_made_has_no_number(desk: Desk) -> None:
+    process = desk.forker.fork("hello", 0, [])
+    desk.forker.on_forked(frames.Forked(1, 0, "no"))
+    assert process.forked.result() == 0

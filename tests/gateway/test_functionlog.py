@@ -67,7 +67,12 @@ def test_an_unmarked_line_is_information() -> None:
     assert heard(b"from a library in C\r\n\n") == [("info", "from a library in C", "")]
 
 
-@pytest.mark.parametrize("text", ["{", '{"l": 1}', "null", "", '{"l":"info"}', "\udcff"])
+DEEP = '{"l":"info","m":"","x":' + "[" * 3000
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"l": 1}', "null", "", '{"l":"info"}', "\udcff", '{"l":"\udcff"}', DEEP]
+)
 def test_what_only_looks_marked_is_shown_as_it_is(text: str) -> None:
     line = b"\x1e" + text.encode("utf-8", "surrogateescape")
     assert heard(line + b"\n") == [("info", line.decode("utf-8", "replace"), "")]

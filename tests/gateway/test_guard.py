@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from runtime.gateway import guard
@@ -274,6 +276,20 @@ async def test_a_body_in_the_same_packet_does_not_count(server: House) -> None:
     assert server.refused == []
 
 
+async def test_a_request_leaves_nothing_to_the_garbage_collector(server: House) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with server.client() as client:
+            for _ in range(5):
+                await client.send(GET)
+                assert (await client.reply()).status == 200
+            cycles = [one for one in gc.get_objects() if type(one) is RequestResponseCycle]
+        assert len(cycles) == 1  # the connection's last
+    finally:
+        gc.enable()
+
+
 async def test_many_small_requests_in_one_packet_do_not_add_up(server: House) -> None:
     async with server.client() as client:
         await client.send(GET * 1000)
@@ -408,6 +424,10 @@ async def test_there_is_room_again_when_clients_have_left() -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"hello\r\n\r\n",
         SOCKET.replace(b"GET", b"POST") + b"\r\n",
+        b"GET /echo HTTP/1.1\r\n\r\n",
+        SOCKET + b"Content-Length: 5\r\n\r\n",
+        SOCKET + b"Transfer-Encoding: chunked\r\n\r\n",
+        SOCKET + b"\r\n\x81\x80abcd",
     ],
     ids=lambda request: repr(request.removeprefix(POST).removeprefix(GET[:-2]))[2:50],
 )
@@ -426,6 +446,16 @@ async def test_a_broken_body_ends_the_request_for_both_sides(server: House) -> N
         await client.send(b"nonsense\r\n")
         await expect_refusal(client, 400, "BAD_REQUEST")
         await asyncio.wait_for(server.app.left.wait(), 1)
+
+
+async def test_who_waits_for_100_continue_and_breaks_its_body_is_not_told_to_continue(
+    server: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with server.client() as client:
+        await client.send(CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\nnonsense\r\n")
+        await expect_refusal(client, 400, "BAD_REQUEST")
+        await asyncio.wait_for(server.app.left.wait(), 1)
+    assert caplog.records == []
 
 
 async def test_a_broken_body_under_a_running_answer_closes_without_the_last_chunk(server: House) -> None:
@@ -616,6 +646,24 @@ def test_whatever_comes_in_is_answered_or_refused_but_never_a_crash(packets: lis
         bench.feed(*packets)
         assert set(bench.refused) <= {400, 431}
         assert len(bench.refused) <= 1
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("broken", [b"nonsense\r\n", CHUNKED + b"nonsense\r\n"])
+def test_an_answer_that_waits_for_the_end_of_the_turn_goes_before_a_refusal(broken: bytes) -> None:
+    bench = Bench()
+    try:
+
+        async def turn() -> None:
+            bench.protocol.data_received(GET.replace(b"GET", b"HEAD"))
+            await asyncio.sleep(0)  # it is answered, with nothing but a head
+            bench.protocol.data_received(broken)
+            await asyncio.sleep(0)
+
+        bench.loop.run_until_complete(turn())
+        written = [call.args[0][9:12] for call in bench.transport.write.call_args_list]
+        assert written == [b"204", b"400"]
     finally:
         bench.close()
 

@@ -9,8 +9,8 @@ import pytest
 
 from runtime import frames
 from runtime.errors import InvalidResponse, WorkerError
+from runtime.gateway import crashes as crashes_module
 from runtime.gateway import dispatch as dispatch_module
-from runtime.gateway import pool as pool_module
 from runtime.gateway.dispatch import Broken
 from tests.gateway.house import House, Link, until
 from tests.gateway.test_dispatch import Request
@@ -26,7 +26,7 @@ MESSAGE = frames.SocketMessage("hi", None)
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 0.001)
 
 
 def saying(*said: Any) -> Any:

@@ -29,18 +29,24 @@ class Told:
         self.book.tell(*args, **kwargs)
         return self.lines[-1]
 
-    def request(self, path: str = "/functions/v1/hello", status: int = 200, code: str = "") -> str:
-        self.book.request("GET", path, "hello", status, code, 12.345, "request-1")
+    def request(
+        self, path: str = "/functions/v1/hello", status: int = 200, code: str = "", limit: str = ""
+    ) -> str:
+        self.book.request("GET", path, "hello", status, code, 12.345, "request-1", limit=limit)
         return self.lines[-1]
 
 
 def test_plain_lines_are_for_files() -> None:
     told = Told("plain")
     line = told.tell("it works", level="warning", function="hello", request_id="abc", worker=7)
-    assert re.fullmatch(rf"{STAMP} WARNING hello \[abc\] it works", line)
+    assert re.fullmatch(rf"{STAMP} WARNING hello/7 \[abc\] it works", line)
     assert re.fullmatch(rf"{STAMP} INFO    it works", told.tell("it works\n"))
-    assert re.fullmatch(rf"{STAMP} REQUEST 200 GET /functions/v1/hello 12\.3ms \[request-1\]", told.request())
+    assert re.fullmatch(
+        rf"{STAMP} REQUEST 200 GET /functions/v1/hello 12\.3ms hello \[request-1\]", told.request()
+    )
     assert told.request(status=404, code="NOT_FOUND").endswith("[request-1] NOT_FOUND")
+    line = told.request(status=546, code="WORKER_LIMIT", limit="timeout_s")
+    assert line.endswith("[request-1] WORKER_LIMIT (timeout_s)")
 
 
 def test_coloured_lines_are_for_people() -> None:
@@ -50,6 +56,9 @@ def test_coloured_lines_are_for_people() -> None:
     colors = [re.findall(ESCAPE, told.request(status=status))[2] for status in (200, 404, 500)]
     assert colors == ["\x1b[32m", "\x1b[33m", "\x1b[31m"]
     assert "12.3 ms" in told.request()
+    line = told.tell("it works", function="hello", worker=7, request_id="0123456789")
+    assert ESCAPE.sub("", line).endswith(" hello/7 [01234567] it works")
+    assert ESCAPE.sub("", told.request(status=404, code="NOT_FOUND")).endswith(" hello [request-] NOT_FOUND")
 
 
 def test_json_lines_are_for_machines() -> None:
@@ -63,17 +72,20 @@ def test_json_lines_are_for_machines() -> None:
         "request_id": "abc",
         "worker": 7,
     }
-    access = json.loads(told.request(status=500, code="WORKER_ERROR"))
+    access = json.loads(told.request(status=546, code="WORKER_LIMIT", limit="cpu_ms"))
     assert re.fullmatch(STAMP, access.pop("time"))
     assert access == {
         "method": "GET",
         "path": "/functions/v1/hello",
         "function": "hello",
-        "status": 500,
-        "code": "WORKER_ERROR",
+        "status": 546,
+        "code": "WORKER_LIMIT",
+        "limit": "cpu_ms",
         "ms": 12.35,
         "request_id": "request-1",
-    } | {key: access[key] for key in ("level", "event") if key in access}
+        "level": "info",
+        "event": "request",
+    }
 
 
 def test_text_for_people_is_a_record_for_machines() -> None:

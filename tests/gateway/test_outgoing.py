@@ -134,3 +134,8 @@ def test_a_failure_that_we_do_not_know_is_just_a_failure() -> None:
     assert failure(frames.Failure("BAD_REQUEST", "why")).message == "why"
     for code in ("", "bad_request", "A\r\nb: c"):
         assert type(failure(frames.Failure(code, "a secret"))) is WorkerError
+
+
+def test_a_worker_reports_only_limits_that_it_can_notice() -> None:
+    told = [failure(frames.Failure("WORKER_LIMIT", "why", limit)).limit for limit in ("cpu_ms", "queue", "x")]
+    assert told == ["cpu_ms", "", ""]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import socket
-import time
+import weakref
 from typing import Any
 
 import msgspec
@@ -12,13 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import frames
-from runtime.errors import BootError, Overloaded, ShuttingDown
-from runtime.gateway import pool as pool_module
+from runtime import frames, ledger
+from runtime.door import Door
+from runtime.errors import BootError, Overloaded, ShuttingDown, WorkerLimit
+from runtime.gateway import crashes as crashes_module
 from runtime.gateway import worker as worker_module
 from runtime.gateway.pool import Pool
+from runtime.gateway.responsestream import ResponseStream
 from runtime.gateway.worker import BootFailure, Worker
-from runtime.marks import shared_file
+from runtime.sharedfile import shared_file
 from tests.gateway.house import House, PlayedWorker, generation, turns, until
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +38,7 @@ async def started(house: House, **limits: Any) -> Pool:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are short."""
-    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 0.001)
 
 
 # --- slots --------------------------------------------------------------------------------
@@ -137,8 +141,9 @@ async def test_a_full_queue_refuses_at_once(house: House) -> None:
     await pool.acquire()
     waiting = [asyncio.create_task(pool.acquire()) for _ in range(2)]
     await turns()
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded) as raised:
         await asyncio.wait_for(pool.acquire(), 0.05)
+    assert raised.value.limit == "queue"
     for task in waiting:
         task.cancel()
     await turns()
@@ -294,7 +299,7 @@ async def failed(house: House, **limits: Any) -> Pool:
 async def test_a_failed_function_is_not_booted_at_every_request(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 60.0)
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 60.0)
     pool = await failed(house)
     for _ in range(3):
         with pytest.raises(BootError):
@@ -306,27 +311,25 @@ async def test_a_failed_function_is_not_booted_at_every_request(
 async def test_a_failed_function_is_tried_again_by_a_later_request(house: House) -> None:
     pool = await failed(house)
     house.on_boot = lambda worker: worker.ready()
-    await until(lambda: time.monotonic() > pool._retry_at)
+    await until(lambda: pool._crashes.waiting <= 0)
     assert await pool.acquire() is pool.workers[0]
     assert (pool.state, pool.last_error) == ("ready", "")
     await pool.close(0, "test")
 
 
-async def test_every_failure_makes_the_next_wait_longer_up_to_half_a_minute(
+async def test_a_function_that_fails_again_and_again_waits_ever_longer(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 0.01)
     pool = await failed(house)
-    waits = [pool._backoff()]
+    waits = [pool._crashes.waiting]
     for _ in range(3):
-        await until(lambda: time.monotonic() > pool._retry_at)
+        await until(lambda: pool._crashes.waiting <= 0)
         with pytest.raises(BootError):
             await pool.acquire()
-        waits.append(pool._backoff())
+        waits.append(pool._crashes.waiting)
     assert waits == sorted(waits)
-    assert waits[3] == 8 * waits[0]
-    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.05)
-    for pool._failures in (50, 5000):
-        assert pool._backoff() == 30.0
+    assert waits[3] > 4 * waits[0]
     await pool.close(0, "test")
 
 
@@ -379,10 +382,7 @@ async def test_an_environment_that_is_too_large_to_be_told_is_a_failure(house: H
 async def test_a_system_without_descriptors_to_spare_is_a_failure(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left() -> Any:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(worker_module, "socket_pair", none_left)
+    monkeypatch.setattr(worker_module, "socket_pair", _none_left)
     pool = Pool(generation(), 0, house.services)
     with pytest.raises(BootFailure, match="Too many open files"):
         await pool.start()
@@ -390,27 +390,162 @@ async def test_a_system_without_descriptors_to_spare_is_a_failure(
     await pool.close(0, "test")
 
 
-@pytest.mark.parametrize("fits", [0, 1], ids=["the archive", "the marks"])
+@pytest.mark.parametrize("fits", [0, 1], ids=["the archive", "the ledger"])
 async def test_a_system_without_descriptors_for_files_is_a_failure_that_passes(
     house: House, monkeypatch: pytest.MonkeyPatch, fits: int
 ) -> None:
     made = 0
 
-    def none_left(data: bytes, *, constant: bool = False) -> int:
+    def none_left(*data: bytes, **options: Any) -> int:
         nonlocal made
         made += 1
         if made > fits:
             raise OSError(24, "Too many open files")
-        return shared_file(data, constant=constant)
+        return shared_file(*data, **options)
 
     pool = Pool(generation(), 0, house.services)
     with monkeypatch.context() as patch:
         patch.setattr(worker_module, "shared_file", none_left)
+        patch.setattr(ledger, "shared_file", none_left)
         with pytest.raises(BootFailure, match="Too many open files"):
             await pool.start()
     assert pool.state == "failed"
     await asyncio.sleep(0.01)
     assert (await pool.acquire()).pid == house.workers[0].pid
+    await pool.close(0, "test")
+
+
+async def test_a_ledger_that_finds_no_memory_is_a_failure_that_passes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(fd: int) -> Any:
+        raise OSError(12, "Cannot allocate memory")
+
+    pool = await started(house, max_requests=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "Ledger", none_left)
+        before = descriptors()
+        worker = await pool.acquire()
+        pool.release(worker, None)
+        await until(lambda: "Cannot allocate memory" in pool.last_error)
+        assert (descriptors(), pool.workers) == (before, [worker])
+    await until(lambda: pool._crashes.waiting <= 0)
+    pool.look()
+    await until(lambda: pool.workers not in ([], [worker]))
+    await pool.close(0, "test")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="there is no /proc here")
+async def test_a_boot_for_which_there_are_not_enough_descriptors_keeps_none(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await started(house, max_requests=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(house.engine, "connect", lambda: os.open("/dev/null", os.O_RDONLY))
+        patch.setattr(os, "dup", _none_left)
+        before = descriptors()
+        worker = await pool.acquire()
+        pool.release(worker, None)
+        await until(lambda: "Too many open files" in pool.last_error)
+        await until(lambda: len(house.living) == 1)
+        await turns()
+        assert (descriptors(), pool.workers) == (before, [worker])
+    await pool.close(0, "test")
+
+
+def _none_left(*_: Any) -> Any:
+    raise OSError(24, "Too many open files")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="there is no /proc here")
+async def test_nothing_of_a_dead_worker_is_kept_open(house: House) -> None:
+    pool = await started(house)
+
+    async def die() -> None:
+        (dying,) = house.living
+        ref, seen = weakref.ref(pool.workers[0]), pool.workers[0].pid
+        played = house.workers.pop()
+        dying.die()
+        played.ledger.close()
+        await until(lambda: pool.workers and pool.workers[0].pid != seen)
+        await until(lambda: ref() is None)  # nor in memory, until somebody collects the cycles
+
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for count in range(4):
+            await die()
+            if count == 0:
+                before = descriptors()
+        await until(lambda: descriptors() <= before)
+        gc.collect()
+        theirs = [one.door for one in gc.garbage if isinstance(one, PlayedWorker)]
+        ours = [one for one in gc.garbage if isinstance(one, Door | Worker | ResponseStream)]
+        assert [one for one in ours if one not in theirs] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    await pool.close(0, "test")
+
+
+async def test_a_connection_remembers_what_was_begun_after_its_worker_s_end(house: House) -> None:
+    pool = await started(house)
+    begun, other = [await pool.workers[0].open() for _ in range(2)]
+    await until(lambda: len(house.workers[0].links) == 3)
+    house.workers[0].links[1].mark()
+    worker = pool.workers[0]
+    house.workers[0].die()
+    await until(lambda: not worker.lives)
+    assert (begun.accepted, other.accepted) == (True, False)
+    late = await worker.open()
+    assert not late.accepted
+    late.begin(frames.Head(request_id="1", method="GET", path="/", raw_path=b"/", headers=[]), lambda: None)
+    assert not late.accepted
+    await pool.close(0, "test")
+
+
+async def test_one_boot_that_fails_sends_nobody_away_while_another_is_on_its_way(house: House) -> None:
+    booting: list[PlayedWorker] = []
+    house.on_boot = booting.append
+    pool = Pool(generation(min_workers=0, max_workers=2, oneshot=True), 3, house.services)
+    waiting = [asyncio.create_task(pool.acquire()) for _ in range(2)]
+    await until(lambda: len(booting) == 2)
+    booting[0].fail("no database")
+    await until(lambda: pool.last_error == "no database")
+    assert pool.state == "booting"
+    booting[1].ready()
+    done, _ = await asyncio.wait(waiting, return_when="FIRST_COMPLETED")
+    assert done.pop().result().pid == booting[1].pid
+    for task in waiting:
+        task.cancel()
+    await pool.close(0, "test")
+
+
+async def test_a_slot_of_a_connection_rests_before_another_has_it(house: House) -> None:
+    """The worker may not know yet that the first is gone, and begin with what it carried."""
+    pool = await started(house)
+    (worker,) = pool.workers
+    slots = []
+    for _ in range(worker_module._RESTING + 3):
+        stream = await worker.open()
+        slots.append(stream.slot)
+        stream.abort()
+        await until(lambda stream=stream: stream.closed)  # type: ignore[misc]
+    assert slots[:-2] == list(range(1, len(slots) - 1))
+    assert slots[-2:] == slots[:2]
+    await pool.close(0, "test")
+
+
+async def test_the_log_says_why_the_gateway_ends_a_worker(house: House) -> None:
+    pool = await started(house)
+    pool.discard(pool.workers[0])
+    assert "the worker is ended: it closed the connection of a request" in house.log
     await pool.close(0, "test")
 
 
@@ -435,7 +570,7 @@ async def test_a_dead_worker_is_replaced_and_told_of(house: House) -> None:
     pool = await started(house, min_workers=2)
     house.workers[0].die(-9)
     await until(lambda: len(house.living) == 2 and len(pool.workers) == 2)
-    assert pool.restarts == 1
+    assert pool.series.restarts == 1
     assert f"worker {house.workers[0].pid} ended (signal 9)" in house.log
     assert {worker.pid for worker in pool.workers} == {worker.pid for worker in house.living}
     await pool.close(0, "test")
@@ -518,20 +653,21 @@ async def test_a_replacement_that_does_not_start_is_tried_again_while_others_ser
 async def test_a_worker_that_dies_young_again_and_again_is_replaced_ever_more_slowly(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 0.01)
     waits: list[float] = []
+    states: list[str] = []
     pool = await started(house)
-    spawn = pool._spawn
-
-    def noted(delay: float = 0.0) -> None:
-        waits.append(delay)
-        spawn(0.0)
-
-    monkeypatch.setattr(pool, "_spawn", noted)
     for _ in range(4):
         house.living[0].die(1)
-        await until(lambda: pool.workers and house.living and pool.workers[0].pid == house.living[0].pid)
+        await until(lambda: not pool.workers)
+        waits.append(pool._crashes.waiting)
+        states.append(pool.state)
+        await until(lambda: pool.workers)
+    assert pool.trouble == f"worker {house.workers[3].pid} ended (status 1)"
     assert waits == sorted(waits)
     assert waits[0] > 0
+    assert waits[3] > 4 * waits[0]
+    assert states == ["booting", "booting", "failing", "failing"]
     await pool.close(0, "test")
 
 
@@ -566,12 +702,9 @@ async def test_what_a_worker_prints_is_logged_with_its_function(house: House) ->
     pool = await started(house)
     house.workers[0].print(b"plain\n" + b'\x1e{"l":"warning","m":"marked","r":"abc"}\n')
     await until(lambda: len(house.told) == 2)
-    assert house.told[0].endswith(" INFO    hello plain")
-    assert house.told[1].endswith(" WARNING hello [abc] marked")
+    assert house.told[0].endswith(" INFO    hello/1001 plain")
+    assert house.told[1].endswith(" WARNING hello/1001 [abc] marked")
     await pool.close(0, "test")
-
-
-# --- the end ------------------------------------------------------------------------------
 
 
 async def test_closing_lets_workers_finish(house: House) -> None:
@@ -585,7 +718,7 @@ async def test_closing_lets_workers_finish(house: House) -> None:
         worker.die(0)
     await closing
     assert house.kills == []
-    assert pool.restarts == 0
+    assert pool.series.restarts == 0
 
 
 async def test_closing_ends_those_that_do_not_leave(house: House) -> None:
@@ -606,6 +739,33 @@ async def test_closing_refuses_those_who_wait_and_those_who_come(house: House) -
         await waiting
     with pytest.raises(ShuttingDown):
         await pool.acquire()
+
+
+async def test_a_worker_that_was_told_to_end_gets_no_request(house: House) -> None:
+    house.on_drain = lambda worker: None
+    pool = await started(house)
+    worker = await pool.acquire()
+    closing = asyncio.create_task(pool.close(5, "removed"))
+    await turns()
+    assert pool.take() is None
+    pool.release(worker, None)
+    house.workers[0].die(0)
+    await closing
+
+
+async def test_one_that_is_stopped_before_its_first_request_is_replaced_ever_more_slowly(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await started(house)
+    waits = []
+    for _ in range(4):
+        pool.workers[0].condemn(WorkerLimit("too much memory", limit="memory_mb"))
+        waits.append(pool._crashes.waiting)
+        await until(lambda: pool.workers)
+    assert waits == sorted(waits)
+    assert waits[3] > 4 * waits[0] > 0
+    assert pool.state == "failing"
+    await pool.close(0, "test")
 
 
 async def test_nothing_is_booted_after_closing(house: House) -> None:

@@ -10,11 +10,12 @@ from starlette.types import Message
 
 from runtime import frames
 from runtime.errors import ChannelClosed, Reported, ShuttingDown, WorkerError
-from runtime.gateway import pool as pool_module
+from runtime.gateway import crashes as crashes_module
 from runtime.gateway import sockets
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.exchange import Exchange
 from runtime.gateway.feed import ClientGone
+from runtime.gateway.metrics import Series
 from runtime.gateway.sockets import carry
 from tests.gateway.house import House, Link, generation, turns, until
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(crashes_module, "_FIRST_WAIT_S", 0.001)
 
 
 class Client:
@@ -37,7 +38,7 @@ class Client:
         self.reads: asyncio.Event | None = None  # what its server waits for before it sends
         self.blocked = 0
         scope = {"type": "websocket", "headers": [], "extensions": {"websocket.http.response": {}}}
-        self.exchange = Exchange(scope, self.events.get, self._send, "request-1")
+        self.exchange = Exchange(scope, self.events.get, self._send, "request-1", Series())
 
     async def _send(self, message: Any) -> None:
         if self.vanished:
@@ -454,3 +455,23 @@ async def test_a_function_that_closes_in_the_same_moment_is_heard_first(house: H
     client.reads.set()
     await running
     assert [message.get("code") for message in client.sent] == [None, 3000]
+
+
+async def test_a_websocket_that_a_blocked_worker_has_not_begun_with_goes_to_another(house: House) -> None:
+    def serve(link: Link, head: frames.Head) -> Any:
+        return asyncio.Event().wait() if link.worker is house.workers[0] else echo(link, head)
+
+    deployed = await deploy(house, serve, min_workers=2)
+    pool = deployed.pool
+    assert pool is not None
+    await until(lambda: len(pool.workers) == 2)
+    client = Client()
+    carried = asyncio.create_task(client.carried(deployed))
+    await until(lambda: house.workers[0].heads)
+    pool.workers[0].block()
+    await until(lambda: client.sent)
+    client.says("stop")
+    await carried
+    assert client.kinds == ["accept", "close"]
+    assert client.exchange.worker == house.workers[1].pid
+    assert (house.kills, pool.in_flight) == ([], 0)

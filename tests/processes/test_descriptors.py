@@ -1,4 +1,4 @@
-"""Where a process may have few descriptors, clients are refused properly and functions keep their limit."""
+"""Where a process may have few descriptors, clients are refused properly and functions get their share."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_more_clients_than_there_is_room_for_are_told_so(server: Server, how: st
     assert server.metric()["functions"]["slow"]["restarts"] == 0
 
 
-def test_functions_keep_the_limit_that_the_server_was_started_with(server: Server) -> None:
+def test_functions_get_what_the_server_may_give_and_no_more(server: Server) -> None:
     with server.client() as client:
-        assert body(client.get("/limit")) == {"soft": SOFT}
+        assert body(client.get("/limit")) == {"soft": HARD}
     limits = Path(f"/proc/{server.pid_of('fn-gateway')}/limits").read_text()
     (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
     assert line.split()[3:5] == [str(HARD), str(HARD)]

@@ -162,7 +162,7 @@ def test_what_a_function_shares_with_the_gateway_keeps_its_size(server: Server) 
 def test_a_function_that_prints_without_end_slows_nobody_else(server: Server) -> None:
     with server.client() as client:
         assert client.get("/flood/begin").json() == {"prints": True}
-        server.wait_for_log(" flood x", 1000)
+        server.wait_for_log(" x\n", 1000)
         began = time.monotonic()
         for _ in range(50):
             assert client.post("/hello", json={"name": "x"}).status_code == 200

@@ -85,10 +85,3 @@ def test_the_server_lives_on_when_nobody_reads_what_it_says(tmp_path: Path) -> N
 def engine_of(pid: int) -> int:
     """The engine's pid; 0 while there is none."""
     return next((child for child, name in descendants(pid).items() if name == "fn-engine"), 0)
-
-
-def test_settings_that_do_not_act_yet_are_named(tmp_path: Path) -> None:
-    config = '[ai]\npreload = []\n[edge_runtime]\npolicy = "oneshot"\n[functions.other]\ncpu_ms = 5\n'
-    with serving(project(tmp_path, {"other": OTHER}, config)) as server:
-        assert "edge_runtime.policy is not enforced in this version" in server.log
-        assert "cpu_ms is not enforced in this version" in server.log

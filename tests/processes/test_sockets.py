@@ -67,6 +67,7 @@ preload = []
 concurrency = 1000
 
 [functions.few]
+max_workers = 1
 concurrency = 2
 queue_wait_s = 0.3
 """

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from docs import reference
-from runtime.project.load import PLANNED, PLANNED_LIMITS
 from runtime.project.settings import AI, Auth, Cors, Function, Limits, Setting, Settings
 
 
@@ -34,10 +33,3 @@ def test_a_meaning_of_several_lines_becomes_one() -> None:
         two: int = 2
 
     assert reference.meanings(Example) == {"one": "begins here and ends here", "two": "is short"}
-
-
-def test_settings_that_do_not_act_yet_are_said_not_to() -> None:
-    marked = [
-        line for line in reference.page().splitlines() if line.endswith("not enforced in this version** |")
-    ]
-    assert {line.split("`")[1] for line in marked} == {*PLANNED, *PLANNED_LIMITS}

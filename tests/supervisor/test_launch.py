@@ -16,6 +16,7 @@ import pytest
 from runtime.errors import StartError
 from runtime.project.settings import AI, Keys, Options, Project, Settings
 from runtime.supervisor import launch as launching
+from runtime.supervisor import users
 from runtime.supervisor.launch import bind, launch
 from runtime.supervisor.plan import Plan
 
@@ -97,6 +98,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         raise Exec(path, arguments, environ)
 
     monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(users, "reserve", lambda: (57_000, None))
     with closing(bind(settings())) as listener:
         monkeypatch.setattr(launching, "bind", lambda settings: listener)
         yield listener
@@ -135,7 +137,7 @@ def test_root_that_may_not_change_users_is_told_before_anything_starts(
     with pytest.raises(StartError, match=r"CAP_SETUID(.|\n)*--user"):
         launch(project(), Options(root="/project"), {})
     monkeypatch.setattr(launching, "may_change_user", lambda: True)
-    assert launched({}).plan.uid_base == launching.UID_BASE
+    assert launched({}).plan.uid_base == 57_000
 
 
 def test_an_ordinary_user_s_workers_stay_that_user(
@@ -185,9 +187,14 @@ def test_the_models_loaded_first(
     assert launched({}, environment, ai=ai).plan.preload == preload
 
 
-@pytest.mark.parametrize(("uid", "base"), [(0, launching.UID_BASE), (1000, 0)])
+@pytest.mark.parametrize(("uid", "base"), [(0, 57_000), (1000, 0)])
 def test_workers_of_root_get_users_of_their_own(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch, uid: int, base: int
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert launched({}).plan.uid_base == base
+    monkeypatch.setattr(launching, "may_change_user", lambda: True)
+    with closing(socket.socket()) as holder:
+        monkeypatch.setattr(users, "reserve", lambda: (57_000, holder))
+        plan = launched({}).plan
+        assert (plan.uid_base, plan.users) == (base, holder.fileno() if base else -1)
+        assert holder.get_inheritable() == bool(base)

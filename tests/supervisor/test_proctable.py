@@ -12,12 +12,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from runtime import proc
 from runtime.supervisor import proctable
 from tests.running import eventually
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="this system has no /proc")
-
-ODD_NAME = ") R 1 1 (\n"  # looks like the fields that come after it
 
 
 @contextmanager
@@ -29,46 +28,78 @@ def sleeper(**options: object) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_process_is_read_as_the_kernel_shows_it() -> None:
-    me = proctable.read(os.getpid())
-    assert me == (os.getpid(), me.state if me else "", os.getppid(), os.getsid(0))
-
-
-def test_a_process_that_does_not_exist_is_none() -> None:
+def test_a_process_that_does_not_exist_is_nothing_to_fear() -> None:
     with sleeper() as process:
         pass
-    assert proctable.read(process.pid) is None
-    proctable.kill(process.pid)  # and nothing to fear
+    proctable.kill(process.pid)
 
 
-def test_a_name_that_looks_like_fields_misleads_nobody() -> None:
-    code = f"from runtime.process import name_process; name_process({ODD_NAME!r}); print(flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        entry = proctable.read(process.pid)
-        assert entry is not None
-        assert (entry.parent, entry.session) == (os.getpid(), os.getsid(0))
-        assert psutil.Process(process.pid).name() == ODD_NAME
-        process.communicate(b"\n")
+def test_strays_are_looked_for_without_looking_at_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker's end is followed by a look: with hundreds of processes on the machine that adds up."""
+    if not proc.lists_children():
+        pytest.skip("this kernel does not say who the children are")
+    with sleeper() as known:
+        children = set(proctable.children_of(os.getpid()))
+        assert known.pid in children
+        monkeypatch.setattr(proc, "pids", lambda: pytest.fail("all of /proc was looked at"))
+        proctable.end_strays(os.getpid(), children)
+        assert known.poll() is None
+
+
+def test_a_stray_is_found_and_ended() -> None:
+    known = set(proctable.children_of(os.getpid()))
+    with sleeper(start_new_session=True) as stray:
+        assert proctable.strays(os.getpid(), known) == {stray.pid}
+        proctable.end_strays(os.getpid(), known)
+        assert stray.wait(10) == -signal.SIGKILL
 
 
 def test_children_are_ours_alone_and_the_dead_do_not_count() -> None:
     with sleeper() as process:
         assert process.pid in proctable.children_of(os.getpid())
         proctable.kill(process.pid)
-        eventually(lambda: (entry := proctable.read(process.pid)) and entry.state == "Z", "its end")
+        eventually(lambda: (found := proc.stat(process.pid)) and found.state == "Z", "its end")
         assert process.pid not in proctable.children_of(os.getpid())
 
 
-def test_the_members_of_a_session_are_found() -> None:
+def test_the_members_of_a_session_are_family() -> None:
     with sleeper(start_new_session=True) as leader, sleeper() as other:
-        members = proctable.of_sessions([leader.pid])
-        assert leader.pid in members
-        assert other.pid not in members
-        assert proctable.of_sessions([]) == []
+        family = proctable.families_of([leader.pid])
+        assert leader.pid in family
+        assert other.pid not in family
+        assert proctable.families_of([]) == set()
+
+
+def test_descendants_are_family_whatever_session_they_went_to() -> None:
+    shell = "setsid sh -c 'sleep 600 & echo $!; sleep 600' & wait"
+    with subprocess.Popen(["sh", "-c", shell], stdout=subprocess.PIPE, start_new_session=True) as tree:
+        assert tree.stdout is not None
+        grandchild = int(tree.stdout.readline())
+        family = proctable.families_of([tree.pid])
+        assert {tree.pid, grandchild} <= family
+        proctable.end(lambda: proctable.families_of([tree.pid]) & family)
+    eventually(lambda: not psutil.pid_exists(grandchild), "its end")
+
+
+def test_what_multiplies_without_end_is_ended() -> None:
+    """Each process forks at once: whoever kills one after the other is too late for the next."""
+    bomb = "import os\nprint(flush=True)\nwhile True:\n    if os.fork(): os._exit(0)"
+    code = f"""
+import os, subprocess, sys
+from runtime import process
+from runtime.supervisor import proctable
+
+process.adopt_orphans()
+for _ in range(5):
+    bomb = subprocess.Popen([sys.executable, "-c", {bomb!r}], stdout=subprocess.PIPE, start_new_session=True)
+    bomb.stdout.readline()
+proctable.end(lambda: proctable.families_of(proctable.children_of(os.getpid())))
+print(len(proctable.children_of(os.getpid())))
+proctable.end_descendants()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0\n"
 
 
 def test_a_process_is_sent_the_signal_that_was_asked_for() -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from runtime import frames
+from runtime.supervisor import proctable
 from runtime.supervisor.plan import Plan
 from runtime.supervisor.supervisor import Supervisor
 from tests.running import eventually
@@ -212,7 +213,7 @@ for frame, fds in frames_forever():
         case frames.Forked():
             note("forked", frame.token, frame.pid)
             if "KILLS":
-                door.send(frames.Kill(frame.pid))
+                door.send(frames.Kill(frame.pid, bool("DUMPS")))
         case frames.Exited():
             note("exited", frame.pid, frame.status)
         case frames.Drain():
@@ -238,9 +239,9 @@ for frame, fds in frames_forever():
 """
 
 
-def forking(worker: str, *, late: str = "pass", kills: bool = False) -> dict[str, str]:
+def forking(worker: str, *, late: str = "pass", kills: bool = False, dumps: bool = False) -> dict[str, str]:
     return {
-        "gateway": FORKING_GATEWAY.replace('"KILLS"', str(kills)),
+        "gateway": FORKING_GATEWAY.replace('"KILLS"', str(kills)).replace('"DUMPS"', str(dumps)),
         "template": FORKING_TEMPLATE.replace("WORKER", worker).replace("LATE", late),
     }
 
@@ -287,6 +288,35 @@ def test_a_stray_that_ended_is_not_taken_for_a_worker_that_gets_its_number_later
     assert told[3:] == [frames.Forked(3, 77)]
 
 
+def test_a_child_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A function may have used up the processes that there may be."""
+
+    def refuse(*arguments: object, **options: object) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "posix_spawn", refuse)
+    supervisor = Supervisor(Plan(sockets=(), options=b"{}", environ={}, root="/project"), "/nowhere", -1)
+    supervisor._start(supervisor._template)
+    ((_, again),) = supervisor._timers
+    again()
+    assert len(supervisor._timers) == 2
+    assert capfd.readouterr().err.count("template cannot be started (Resource temporarily") == 2
+
+
+def test_the_end_of_a_stray_is_followed_by_a_look_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's list of children may leave some out while others of them end."""
+    supervisor = Supervisor(Plan(sockets=(), options=b"{}", environ={}, root="/project"), "/nowhere", -1)
+    looked: list[int] = []
+
+    monkeypatch.setattr(proctable, "end_strays", lambda parent, known: looked.append(parent))
+    supervisor._on_exit(77, 0)
+    for _, action in supervisor._timers:
+        action()
+    assert looked == [os.getpid()]
+
+
 def test_killing_a_worker_ends_what_it_has_started_too(start: Start) -> None:
     work = "import subprocess; note('child', subprocess.Popen(['sleep', '600']).pid); time.sleep(600)"
     tree = start(**forking(work))
@@ -302,6 +332,14 @@ def test_killing_a_worker_ends_what_it_has_started_too(start: Start) -> None:
 def test_the_gateway_may_have_a_worker_killed(start: Start) -> None:
     tree = start(**forking("time.sleep(600)", kills=True))
     tree.wait_for(f"gateway exited {worker_of(tree)} -9")
+    stop(tree)
+
+
+def test_a_worker_may_write_its_stacks_before_it_is_killed(start: Start) -> None:
+    writes = "signal.signal(signal.SIGUSR2, lambda *_: note('stacks')); time.sleep(600)"
+    tree = start(**forking(f"import signal; {writes}", late="time.sleep(0.2)", kills=True, dumps=True))
+    pid = worker_of(tree)
+    tree.wait_for("template stacks", f"gateway exited {pid} -9")
     stop(tree)
 
 
@@ -382,6 +420,7 @@ def test_nothing_is_restarted_while_everything_ends(start: Start) -> None:
     assert len(tree.pids("engine")) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at what process 0 has open")
 def test_descriptors_that_nobody_expects_are_closed(start: Start) -> None:
     send = """
     for kind in [frames.Up(1), frames.Kill(1)] * 100:

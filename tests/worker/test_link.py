@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -17,11 +20,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime import frames
 from runtime.channel import CHUNK, Stream, open_stream
-from runtime.context import Call, current
+from runtime.context import Call, current, is_cancelled
 from runtime.door import socket_pair
-from runtime.errors import BadRequest, ChannelClosed, InvalidInput
-from runtime.marks import Marks, shared_file
+from runtime.errors import BadRequest, ChannelClosed, InvalidInput, WorkerLimit
+from runtime.ledger import Ledger, new_file
 from runtime.worker import logs
+from runtime.worker.accounting import Meter
 from runtime.worker.adapt import from_handler
 from runtime.worker.link import Link
 from runtime.worker.request import Request
@@ -41,11 +45,13 @@ class Host:
     """A worker, as its connections see it."""
 
     function = "f"
+    cpu_ms = 5
 
     def __init__(self) -> None:
         self.leaving = False
         self.in_flight = 0
         self.kept: list[tuple[Call, Any]] = []
+        self.left_behind: list[Call] = []
         self.application: ASGIApp = Response("unset")
 
     def began(self) -> None:
@@ -58,15 +64,23 @@ class Host:
         self.kept.append((call, awaitable))
         return asyncio.ensure_future(awaitable)
 
+    def linger(self, call: Call, task: asyncio.Task[Any]) -> None:
+        if not task.done():
+            self.left_behind.append(call)
+
     def explain(self, error: BaseException) -> str:
         return f"explained: {error!r}"
+
+    def limit_behind(self, error: BaseException) -> WorkerLimit | None:
+        return WorkerLimit("too much (memory_mb)") if isinstance(error, MemoryError) else None
 
 
 class Line:
     """A worker's connection with the test as the gateway."""
 
-    def __init__(self, host: Host, link: Link, gateway: Stream[frames.ResponseFrame], marks: Marks) -> None:
-        self.host, self.link, self.gateway, self.marks = host, link, gateway, marks
+    def __init__(self, host: Host, link: Link, gateway: Stream[frames.ResponseFrame], meter: Meter) -> None:
+        self.host, self.link, self.gateway = host, link, gateway
+        self.meter, self.ledger = meter, meter.ledger
 
     def serve(self, app: ASGIApp | None = None, *, handler: Callable[..., Any] | None = None) -> None:
         self.host.application = app or from_handler(handler or Response, None, 8)
@@ -107,11 +121,11 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @pytest.fixture
 async def line() -> AsyncIterator[Line]:
-    host, marks = Host(), Marks(shared_file(bytes(4)), 4)
+    host, meter = Host(), Meter(Ledger(new_file(4)))
     ours, theirs = socket_pair()
-    link = await open_stream(theirs, lambda: Link(host, marks, 2))
+    link = await open_stream(theirs, lambda: Link(host, meter, 2))
     gateway = await open_stream(ours, lambda: Stream(DECODER))
-    yield Line(host, link, gateway, marks)
+    yield Line(host, link, gateway, meter)
     gateway.abort()
     link.abort()
 
@@ -146,18 +160,18 @@ async def test_a_request_is_accepted_before_its_handler_runs(line: Line) -> None
     go = asyncio.Event()
 
     async def handler(request: Request) -> str:
-        marked.append(line.marks.is_set(2))
+        marked.append(line.ledger.is_begun(2))
         await go.wait()
         return "done"
 
     line.serve(handler=handler)
-    assert not line.marks.is_set(2)
+    assert not line.ledger.is_begun(2)
     line.ask()
     assert await line.gateway.receive() == frames.Accepted()
     assert marked == [True]
     go.set()
     assert await line.text() == "done"
-    assert [line.marks.is_set(slot) for slot in range(4)] == [False, False, True, False]
+    assert [line.ledger.is_begun(slot) for slot in range(4)] == [False, False, True, False]
 
 
 async def test_a_quick_answer_comes_after_its_acceptance(line: Line) -> None:
@@ -172,7 +186,7 @@ async def test_a_worker_that_leaves_accepts_nothing_more(line: Line) -> None:
     line.ask()
     with pytest.raises(ChannelClosed):
         await line.answer()
-    assert not line.marks.is_set(2)
+    assert not line.ledger.is_begun(2)
     assert line.host.in_flight == 0
 
 
@@ -204,6 +218,71 @@ async def test_work_that_outlives_the_response_is_given_to_the_worker(line: Line
     await line.answer()
     ((call, _),) = line.host.kept
     assert call.id == "abc"
+
+
+async def test_a_request_that_is_over_leaves_nothing_to_the_garbage_collector(line: Line) -> None:
+    async def handler(request: Request) -> str:
+        return "hello"
+
+    line.serve(handler=handler)
+    gc.collect()
+    before = [each for each in gc.get_objects() if isinstance(each, Call)]
+    gc.disable()
+    try:
+        for number in range(10):
+            line.ask(request_id=str(number))
+            await line.answer()
+        calls = [each for each in gc.get_objects() if isinstance(each, Call)]
+    finally:
+        gc.enable()
+    assert len(calls) <= len(before) + 1  # the last may not be quite over
+
+
+async def test_a_request_that_takes_too_much_is_answered_and_its_connection_goes_on(line: Line) -> None:
+    ended: list[str] = []
+
+    async def handler(request: Request) -> str:
+        call = current.get()
+        assert call is not None
+        calls.append(call)
+        if len(calls) == 1:
+            line.meter.exceed(call.account)
+            ended.append("goes on")
+        return "fine"
+
+    calls: list[Call] = []
+    line.serve(handler=handler)
+    line.ask()
+    assert await line.answer() == [
+        frames.Failure("WORKER_LIMIT", "The request took more than 5 ms of CPU (cpu_ms)", "cpu_ms")
+    ]
+    line.ask()
+    assert await line.text() == "fine"
+    await line.idle()
+    assert ended == ["goes on"]
+    assert [call.cancelled for call in calls] == [True, False]
+
+
+async def test_what_is_charged_to_a_websocket_begins_anew_with_every_message(line: Line) -> None:
+    costs: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        socket = WebSocket(scope, receive, send)
+        await socket.accept()
+        for _ in range(2):
+            await socket.receive_text()
+            call = current.get()
+            assert call is not None
+            costs.append(call.account.cost)
+            call.account.cost = 4_000_000
+
+    line.serve(app)
+    line.ask(kind="websocket")
+    for _ in range(2):
+        line.gateway.send(frames.SocketMessage("hello"))
+        await until(lambda: len(costs) == 1)
+    await line.answer()
+    assert costs[1] < 4_000_000
 
 
 async def test_what_one_request_sets_in_its_context_no_other_sees(line: Line) -> None:
@@ -500,6 +579,17 @@ async def test_whatever_a_handler_raises_hurts_its_request_alone(
     assert await line.text() == "fine"
 
 
+async def test_what_failed_at_a_limit_tells_the_client_of_the_limit(line: Line, told: Told) -> None:
+    async def handler(request: Request) -> None:
+        raise MemoryError
+
+    line.serve(handler=handler)
+    line.ask()
+    (failure,) = await line.answer()
+    assert failure == frames.Failure("WORKER_LIMIT", "too much (memory_mb)")
+    assert told == [("error", "explained: MemoryError()")]
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(InvalidInput("too odd"), "INVALID_INPUT"), (BadRequest("what?"), "BAD_REQUEST")]
 )
@@ -666,3 +756,60 @@ async def test_a_websocket_whose_client_left_is_no_error(line: Line, told: Told)
     line.gateway.send(frames.SocketClose(1001, ""))
     await line.idle()
     assert told == []
+
+
+# --- after the request's end ---------------------------------------------------------------
+
+
+async def test_a_handler_knows_when_the_host_gives_up(line: Line) -> None:
+    seen: list[float] = []
+
+    async def handler(request: Request) -> None:
+        call = current.get()
+        assert call is not None
+        seen.extend((call.deadline, call.limit_s))
+
+    line.serve(handler=handler)
+    deadline = time.monotonic() + 30
+    line.ask(deadline=deadline, limit_s=30)
+    await line.answer()
+    assert seen == [deadline, 30]
+
+
+async def test_a_handler_that_resists_its_cancellation_is_told_of(line: Line) -> None:
+    over, begun = asyncio.Event(), asyncio.Event()
+    calls: list[Call | None] = []
+
+    async def handler(request: Request) -> None:
+        calls.append(current.get())
+        begun.set()
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    line.serve(handler=handler)
+    line.ask()
+    await begun.wait()
+    line.gateway.abort()
+    await until(lambda: line.host.left_behind)
+    assert line.host.left_behind == calls
+    assert line.host.left_behind[0].cancelled
+    over.set()
+    await line.idle()
+
+
+async def test_a_thread_that_is_left_behind_is_told_of_and_can_ask(line: Line) -> None:
+    begun, noticed = threading.Event(), threading.Event()
+
+    def handler(request: Request) -> None:
+        begun.set()
+        while not is_cancelled():
+            time.sleep(0.001)
+        noticed.set()
+
+    line.serve(handler=handler)
+    line.ask()
+    await until(begun.is_set)
+    line.gateway.abort()
+    await until(noticed.is_set)
+    assert [call.id for call in line.host.left_behind] == ["1"]

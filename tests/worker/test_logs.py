@@ -10,6 +10,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -64,6 +66,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Line]
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(writer if fd == 2 else fd, data))
     os.set_blocking(reader, False)
+    monkeypatch.setattr(logs, "_unfinished", logs._Unfinished())
 
     def lines() -> list[Line]:
         data = b""
@@ -182,7 +185,7 @@ def test_a_reader_that_is_gone_stops_nobody() -> None:
 
 
 def a_call(id: str) -> Call:
-    return Call(id, "hello", 0.0, lambda work: asyncio.ensure_future(work))
+    return Call(id, "hello", 0.0, lambda call, work: asyncio.ensure_future(work))
 
 
 @pytest.mark.anyio
@@ -227,3 +230,73 @@ def test_lines_begun_by_two_threads_are_finished_apart(emitted: Callable[[], lis
         assert stream.writable()
         assert not stream.isatty()
         assert stream.encoding == "utf-8"
+
+
+def in_request(id: str, work: Callable[[], object]) -> None:
+    def run() -> None:
+        current.set(a_call(id))
+        work()
+
+    copy_context().run(run)
+
+
+def test_lines_begun_by_two_requests_are_finished_apart(
+    emitted: Callable[[], list[Line]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = logs.PrintStream("info", 1)
+    monkeypatch.setattr(sys, "stdout", stream)
+    in_request("a", lambda: stream.write("one "))
+    call = a_call("b")
+
+    def other() -> None:
+        current.set(call)
+        stream.write("two ")
+        stream.write("three")
+        logs.finish()
+        stream.write("four\n")
+        logs.finish()
+
+    copy_context().run(other)
+    assert emitted() == [Line("info", "two three", "b"), Line("info", "four", "b")]
+
+
+def test_lines_that_nobody_ends_do_not_pile_up(emitted: Callable[[], list[Line]]) -> None:
+    stream = logs.PrintStream("info", 1)
+    stream.write("nobody's")
+    for number in range(100):
+        in_request(f"{number}", partial(stream.write, f"line {number}"))
+    lines = emitted()
+    assert lines == [Line("info", f"line {number}", f"{number}") for number in range(len(lines))]
+    assert len(lines) > 50
+
+
+def test_a_failure_on_a_thread_is_one_record_of_its_request() -> None:
+    code = """
+from runtime.worker import inherit
+inherit.install(lambda function: function)
+current.set(Call("abc", "hello", 0.0, print))
+thread = threading.Thread(target=lambda: 1 / 0, name="mine")
+thread.start()
+thread.join()
+threading.Thread(target=sys.exit).start()
+"""
+    [line] = written(code)
+    assert (line.level, line.request_id) == ("error", "abc")
+    assert line.text.startswith("mine failed\nTraceback (most recent call last):\n")
+    assert line.text.endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_task_s_failure_that_nobody_asks_for_is_its_request_s() -> None:
+    code = """
+import asyncio
+async def fail():
+    current.set(Call("abc", "hello", 0.0, print))
+    raise ValueError("alone")
+async def main():
+    asyncio.get_running_loop().set_exception_handler(logs.loop_failed)
+    await asyncio.wait([asyncio.create_task(fail())])
+asyncio.run(main())
+"""
+    [line] = written(code)
+    assert line.text.endswith("ValueError: alone")
+    assert line.request_id == ("abc" if sys.version_info >= (3, 12) else "")

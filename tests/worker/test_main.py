@@ -17,7 +17,8 @@ from runtime.ai import host as ai_host
 from runtime.channel import Stream, open_stream
 from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed
-from runtime.marks import shared_file
+from runtime.ledger import new_file
+from runtime.sharedfile import shared_file
 from runtime.worker import logs, main
 from runtime.worker.loader import ROOT, SnapshotFinder
 from runtime.worker.main import Worker
@@ -126,7 +127,7 @@ class Life:
         archive = msgspec.msgpack.encode({name: text.encode() for name, text in files.items()})
         told = {"function": "f", "generation": "g", "directory": "/functions", "entrypoint": "f/index.py"}
         frame = frames.Boot(**{**told, "environ": {}, **boot})
-        fds = [shared_file(archive), shared_file(bytes(16))]
+        fds = [shared_file(archive), new_file(16)]
         self.worker = Worker(frame, fds, self._control, self._folder)
         self.task = asyncio.create_task(self.worker.live(early or []))
 

@@ -41,6 +41,9 @@ class Color(enum.Enum):
 class Pydantic:
     """Looks like a pydantic model."""
 
+    def __repr__(self) -> str:
+        return "Pydantic()"
+
     def model_dump(self, *, mode: str) -> dict[str, str]:
         return {"mode": mode}
 

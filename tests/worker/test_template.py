@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.msgpack import Decoder
+
+from runtime import frames
+from runtime.door import Door, socket_pair
+from runtime.worker.template import Template
 
 # Starts the template as the supervisor does, asks it for workers of functions, boots them as
 # the gateway does, and runs the case's own code.
@@ -19,7 +24,8 @@ import msgspec
 from runtime import frames, process
 from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed
-from runtime.marks import shared_file
+from runtime.ledger import new_file
+from runtime.sharedfile import shared_file
 
 temp = sys.argv[1]
 process.adopt_orphans()  # as the supervisor: workers become its children
@@ -49,7 +55,7 @@ class Worker:
             function=self.function, generation="g", directory="/nowhere",
             entrypoint=f"{self.function}/index.py", environ={"OWN": self.function},
         )
-        self.door.send(boot, [archive, shared_file(bytes(8))])
+        self.door.send(boot, [archive, new_file(8)])
         while True:
             for frame, _ in self.door.wait():
                 if not isinstance(frame, frames.Loading):
@@ -193,3 +199,37 @@ told(states)
 
 def test_it_ends_with_its_supervisor_s_door(tmp_path: Path) -> None:
     assert play(tmp_path, "door.close()\ntold(template.wait())") == 0
+
+
+def test_a_system_that_refuses_to_fork_costs_one_worker_and_not_the_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket_pair()
+    door: Door[frames.TemplateToSupervisor] = Door(ours, Decoder(frames.TemplateToSupervisor))
+    template = Template(
+        frames.TemplateBoot(temp="/nowhere"), Door(theirs, Decoder(frames.SupervisorToTemplate))
+    )
+    before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
+
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    template.fork(frames.Fork(7, "hello", 0), [os.dup(1), os.dup(1)])
+    assert door.wait() == [(frames.Forked(7, 0, "the system refused to fork"), [])]
+    assert len(os.listdir("/proc/self/fd") if before else []) == len(before)
+    for one in (ours, theirs):
+        one.close()
+
+
+def test_a_function_for_which_no_user_is_left_shares_nobody_s() -> None:
+    ours, theirs = socket_pair()
+    door: Door[frames.TemplateToSupervisor] = Door(ours, Decoder(frames.TemplateToSupervisor))
+    boot = frames.TemplateBoot(temp="/nowhere", uid_base=55_000, users=1000)
+    with ours, theirs:
+        template = Template(boot, Door(theirs, Decoder(frames.SupervisorToTemplate)))
+        template.fork(frames.Fork(7, "hello", 1000), [os.dup(1), os.dup(1)])
+        ((told, _),) = door.wait()
+    assert isinstance(told, frames.Forked)
+    assert told.pid == 0
+    assert "there is no user left for it" in told.message
