@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bench import servers
 from bench.client import Client
-from bench.load import ROOT, all_good, percentile
 from bench.servers import Server, eventually
 from bench.table import Number
+from bench.traffic import ROOT, all_good, percentile
 
 KILLS = 30
 SAVES = 10

@@ -19,9 +19,9 @@ from collections.abc import Iterable
 
 from bench import servers
 from bench.cold import EMBED
-from bench.load import Load, Sample
 from bench.servers import Server
 from bench.table import Number
+from bench.traffic import Load, Sample
 
 CONNECTIONS = 8
 REQUESTS = 1000

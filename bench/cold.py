@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bench import servers
 from bench.client import Client
-from bench.load import all_good, percentile
 from bench.table import Number
+from bench.traffic import all_good, percentile
 
 STARTS = 20
 NEXT = 100

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from bench import servers
-from bench.load import drive, median_us, rate
 from bench.servers import Server
 from bench.table import Number
+from bench.traffic import drive, median_us, rate
 
 CONNECTIONS = 32
 ROUNDS = 12

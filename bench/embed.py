@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from bench import servers
-from bench.load import ROOT, drive, median_us, rate
 from bench.servers import Server
 from bench.table import Number
+from bench.traffic import ROOT, drive, median_us, rate
 
 ROUNDS = 4
 SECONDS = 2.0

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 
-from bench.load import ROOT
 from bench.table import Number
+from bench.traffic import ROOT
 
 RUNS = 20
 

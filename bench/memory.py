@@ -16,9 +16,9 @@ import psutil
 
 from bench import servers
 from bench.client import Client
-from bench.load import ROOT, all_good
 from bench.servers import Server
 from bench.table import Number
+from bench.traffic import ROOT, all_good
 
 FUNCTIONS = 10
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import httpx2
 import psutil
 
-from bench.load import ROOT, Plan, request
+from bench.traffic import ROOT, Plan, request
 
 T = TypeVar("T")
 
@@ -48,10 +49,19 @@ class Server:
     Attributes:
         started: when its process was begun (CLOCK_MONOTONIC).
         ready: when its banner was read.
+
+    Args:
+        on_output: given what it prints, as it prints it.
     """
 
-    def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environ: Mapping[str, str],
+        on_output: Callable[[bytes], object] = lambda data: None,
+    ) -> None:
         self._tail = b""
+        self._on_output = on_output
         self._banner = threading.Event()
         self.started, self.ready = time.monotonic(), 0.0
         self.process = subprocess.Popen(
@@ -71,6 +81,7 @@ class Server:
         assert self.process.stdout is not None
         self.port = 0
         while data := os.read(self.process.stdout.fileno(), _KEPT):
+            self._on_output(data)
             self._tail = (self._tail + data)[-_KEPT:]
             if not self.port and (found := _URL.search(self._tail)):
                 self.ready, self.url, self.port = time.monotonic(), found[1].decode(), int(found[2])
@@ -128,9 +139,12 @@ class Server:
 
     def metric(self) -> dict[str, Any]:
         """What the server counts per function: the `functions` of `/_internal/metric`."""
-        page = self._client.get("/_internal/metric", headers=bearer("service_role"))
-        functions: dict[str, Any] = page.raise_for_status().json()["functions"]
+        functions: dict[str, Any] = json.loads(self.page("/_internal/metric"))["functions"]
         return functions
+
+    def page(self, path: str) -> str:
+        """One of its own pages, with the service role's key."""
+        return self._client.get(path, headers=bearer("service_role")).raise_for_status().text
 
     def ask(self, function: str) -> str:
         """The body of an answer to a POST with the anon key."""

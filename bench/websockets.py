@@ -11,10 +11,10 @@ import msgspec
 import psutil
 
 from bench import servers
-from bench.load import ROOT, percentile
 from bench.servers import Server
 from bench.socketclient import Plan
 from bench.table import Number
+from bench.traffic import ROOT, percentile
 
 SOCKETS = 500
 RATE = 1000.0  # messages per second, of all sockets together
