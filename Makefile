@@ -10,6 +10,9 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 JAVASCRIPT := tests/clients/node_modules/.package-lock.json
 CLIENTS := .venv/clients/.installed $(if $(shell command -v npm),$(JAVASCRIPT))
 
+# Much of what the tests do is waiting for processes. A file's tests share a server, and stay together.
+PARALLEL := --numprocesses=2 --dist=loadfile
+
 .PHONY: help install serve test coverage lint bench docs image docker-test lock
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -25,10 +28,10 @@ serve: .venv/.installed supabase/functions/.env ## install, prepare the model an
 	@exec .venv/bin/functions serve $(ARGS)
 
 test: .venv/.tested $(CLIENTS) ## run the tests
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 coverage: .venv/.tested $(CLIENTS) ## run the tests and say how much they cover; fails under 90 %
-	.venv/bin/python -m tests.measure $(ARGS)
+	.venv/bin/python -m tests.measure $(PARALLEL) $(ARGS)
 
 lint: .venv/.tested ## check style, types and import contracts
 	.venv/bin/ruff check

@@ -18,7 +18,6 @@ import msgspec
 
 from runtime.cli.serve import command as serve
 from runtime.project import config
-from runtime.project.load import PLANNED, PLANNED_LIMITS
 from runtime.project.settings import AI, Auth, Cors, Function, Limits, Setting, Settings
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -77,6 +76,8 @@ ENVIRONMENT = """
 | `SUPABASE_URL` | where functions find the project, with `http://` or `https://`; none: this server |
 | `SUPABASE_DB_URL`, `EMBEDDING_MODEL`, `AI_INFERENCE_API_…` | handed on to functions, over the env file; \
 `EMBEDDING_MODEL=none` gives way to a model that the env file names |
+| `FUNCTIONS_TEST_LIMITS` | `1`: requests may set their own limits, with \
+`x-limit-timeout-ms`, `x-limit-idle-ms` and `x-limit-cpu-ms`; for tests, and on loopback alone |
 | `XDG_DATA_HOME` | models are kept below it; none: `~/.local/share` |
 | `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | for `functions models pull`: see [AI models](ai.md) |
 | `WATCHFILES_FORCE_POLLING` | look for saved files every so often, where the file system sends no events |
@@ -138,19 +139,12 @@ def _table(struct: type[Setting], keys: set[str]) -> str:
     lines = ["", "| key | default | meaning |", "|---|---|---|"]
     for field in msgspec.structs.fields(struct):
         if field.name in keys:
-            lines.append(
-                f"| `{field.name}` | {_default(field.default)} | {said[field.name]}{_planned(field.name)} |"
-            )
+            lines.append(f"| `{field.name}` | {_default(field.default)} | {said[field.name]} |")
     return "\n".join([*lines, ""])
 
 
 def _default(value: object) -> str:
     return "none" if value is None else f"`{json.dumps(value)}`"
-
-
-def _planned(name: str) -> str:
-    """What is read and checked but does not act: the server says the same when it is set."""
-    return "; **not enforced in this version**" if name in (*PLANNED, *PLANNED_LIMITS) else ""
 
 
 def _flags() -> str:
