@@ -26,7 +26,8 @@ MOST_PROCESSES = 256
 _MOST_NUMBERS = 4096  # of those that have ended too: as many as a function's own user may have
 
 _SHARE = 20
-_AROUND_S, _FILES_S, _FOLDER_S, _LIMITS_S = 0.1, 0.5, 0.5, 1.0
+_AROUND_S, _FILES_S, _FOLDER_S, _LIMITS_S = 0.1, 5.0, 0.5, 1.0
+_CHANGED_FILES_S = 0.5  # where something has run since, which alone can change them
 _COUNT_S = 0.02
 _counting = ThreadPoolExecutor(1, "counting")
 
@@ -71,9 +72,9 @@ class Pace:
         self._seconds, self._again_at = seconds, 0.0
         self._by_processor = by_processor
 
-    def is_due(self, *, early: bool = False) -> bool:
-        """Whether it is time. `early`: as soon as the share allows it."""
-        return time.monotonic() >= self._again_at - (self._seconds if early else 0)
+    def is_due(self, *, early: float = 0) -> bool:
+        """Whether it is time, `early` seconds before it was to be."""
+        return time.monotonic() >= self._again_at - early
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -99,7 +100,7 @@ class Folder:
 
     def is_over(self) -> bool:
         """Whether it is measured now, and too large."""
-        if not self._most or not self._pace.is_due(early=self._has_changed()):
+        if not self._most or not self._pace.is_due(early=_FOLDER_S * self._has_changed()):
             return False
         with self._pace.kept():
             return folders.size_of(self._path, stop_at=self._most + 1) > self._most
@@ -146,6 +147,7 @@ class Family:
         self._folder = Folder(folder, limits.tmp_mb * MEGABYTE)
         self._members: dict[int, _Member] = {}
         self._file_bytes, self._blind, self._stop = 0, False, proc.UNLIMITED
+        self._state: list[object] = []
         self.pace = Pace(_AROUND_S, by_processor=True)  # they may be many that want it
         self._count: Future[int | None] | None = None
         self._exact, self._files, self._limited = Pace(0), Pace(_FILES_S), Pace(_LIMITS_S)
@@ -219,7 +221,10 @@ class Family:
         return min(status.anonymous, parent.status.anonymous)
 
     def _look_into_files(self, user: int) -> None:
-        if user and self._memory and self._files.is_due():
+        state = [(member.stat.cpu, member.status) for member in self._members.values()]
+        early = _FILES_S - _CHANGED_FILES_S if state != self._state else 0
+        if user and self._memory and self._files.is_due(early=early):
+            self._state = state
             with self._files.kept():
                 stop = self._memory + 1
                 self._file_bytes = memoryfiles.size([*self._members], user, stop, self.sharers)

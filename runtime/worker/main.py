@@ -37,7 +37,7 @@ from runtime.worker.lifespan import Lifespan
 from runtime.worker.lingering import Lingering
 from runtime.worker.link import Link
 
-_MOST_PROCESSES = 4096  # of a function's own user: its workers' processes and threads
+_MOST_PER_CORE = 512  # processes and threads of a function's own user, in all its workers
 _THREAD_LOOK_S = 0.02
 _LAST_S = 0.5  # what a lifespan's shutdown has at least; the gateway waits a little longer
 _control = msgspec.msgpack.Decoder(frames.ControlFrame)
@@ -78,7 +78,9 @@ def _confinement(boot: frames.Boot, has_own_user: bool) -> confine.Confinement:
         tmp_mb=boot.tmp_mb,
         concurrency=boot.concurrency,
         threads=boot.threads,
-        processes=_MOST_PROCESSES if has_own_user else 0,
+        # Numeric libraries take a thread for each core, in each worker, of which there is one for each core.
+        # Far more only take longer to end.
+        processes=_MOST_PER_CORE * max(2, os.cpu_count() or 1) if has_own_user else 0,
         sandbox=boot.sandbox,
     )
 

@@ -307,7 +307,7 @@ def test_a_pace_waits_for_twenty_times_what_it_took(monkeypatch: pytest.MonkeyPa
         now[0] += 0.1
     due = []
     for _ in range(3):
-        due.append((pace.is_due(), pace.is_due(early=True)))
+        due.append((pace.is_due(), pace.is_due(early=0.5)))
         now[0] += 2.0 if len(due) == 1 else 0.5
     assert due == [(False, False), (False, True), (True, True)]
 

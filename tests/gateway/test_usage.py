@@ -211,18 +211,18 @@ def test_it_is_looked_at_more_often_when_it_is_above_half_of_its_memory(
     assert played.samples == samples
 
 
-def test_an_idle_worker_is_looked_at_once_a_second_and_a_busy_one_at_once(
+def test_an_idle_worker_is_looked_at_every_two_seconds_and_a_busy_one_at_once(
     played: Played, use: Callable[..., Usage]
 ) -> None:
     own = use(memory_mb=10)
     assert own.look(100.0, busy=False) is None
-    own.look(100.9, busy=False)
+    own.look(101.8, busy=False)
     assert played.samples == 1
-    own.look(100.95, busy=True)
+    own.look(101.85, busy=True)
     assert played.samples == 2
-    own.look(101.94, busy=False)
+    own.look(103.7, busy=False)
     assert played.samples == 2
-    own.look(101.96, busy=False)
+    own.look(103.8, busy=False)
     assert played.samples == 3
 
 
