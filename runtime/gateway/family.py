@@ -147,7 +147,7 @@ class Family:
         self._folder = Folder(folder, limits.tmp_mb * MEGABYTE)
         self._members: dict[int, _Member] = {}
         self._file_bytes, self._blind, self._stop = 0, False, proc.UNLIMITED
-        self._state: list[object] = []
+        self._state: list[tuple[int, Status]] = []
         self.pace = Pace(_AROUND_S, by_processor=True)  # they may be many that want it
         self._count: Future[int | None] | None = None
         self._exact, self._files, self._limited = Pace(0), Pace(_FILES_S), Pace(_LIMITS_S)

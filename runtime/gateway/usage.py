@@ -17,7 +17,7 @@ from runtime.project.settings import Limits
 
 __all__ = ["MEGABYTE", "MOST_PROCESSES", "Excess", "Usage"]
 
-_OFTEN_S, _SELDOM_S, _IDLE_S = 0.045, 0.09, 1.9
+_OFTEN_S, _SELDOM_S, _IDLE_S = 0.045, 0.09, 2.9
 _HEADROOM = 4 * MEGABYTE  # less than a thread's stack
 _QUARTER = 4
 _measuring = ThreadPoolExecutor(2, "measuring")
@@ -69,7 +69,7 @@ class Usage:
 
         Args:
             now: seconds of the monotonic clock.
-            busy: it has requests, or work that they left; else it is looked at every two seconds.
+            busy: it has requests, or work that they left; else it is looked at every three seconds.
         """
         if busy:
             self._background.pause()

@@ -211,18 +211,18 @@ def test_it_is_looked_at_more_often_when_it_is_above_half_of_its_memory(
     assert played.samples == samples
 
 
-def test_an_idle_worker_is_looked_at_every_two_seconds_and_a_busy_one_at_once(
+def test_an_idle_worker_is_looked_at_every_three_seconds_and_a_busy_one_at_once(
     played: Played, use: Callable[..., Usage]
 ) -> None:
     own = use(memory_mb=10)
     assert own.look(100.0, busy=False) is None
-    own.look(101.8, busy=False)
+    own.look(102.8, busy=False)
     assert played.samples == 1
-    own.look(101.85, busy=True)
+    own.look(102.85, busy=True)
     assert played.samples == 2
-    own.look(103.7, busy=False)
+    own.look(105.7, busy=False)
     assert played.samples == 2
-    own.look(103.8, busy=False)
+    own.look(105.8, busy=False)
     assert played.samples == 3
 
 
@@ -272,10 +272,10 @@ def test_only_an_idle_worker_s_time_is_judged(played: Played, use: Callable[...,
         for second in range(30):
             played.found = Found(at=float(second), cpu=1000 * second)
             count = len(played.looked_on)
-            own.look(1000.0 + 2 * second, busy=busy)
+            own.look(1000.0 + 3 * second, busy=busy)
             eventually(lambda count=count: len(played.looked_on) > count, "the look")  # type: ignore[misc]
             eventually(lambda: own._looking is None or own._looking.done(), "its result")
-            if (excess := own.look(1000.5 + 2 * second, busy=busy)) is not None:
+            if (excess := own.look(1000.5 + 3 * second, busy=busy)) is not None:
                 return excess
         return None
 
