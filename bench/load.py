@@ -133,10 +133,10 @@ def scenarios(port: int) -> dict[str, Scenario]:
     upload = request("PUT", "/functions/v1/upload", servers.token(), UPLOAD)
     digest = hashlib.sha256(UPLOAD).hexdigest().encode()
     return {
-        "hello": Scenario(servers.HELLO, b"Hello Functions!", times=20),
+        "hello": Scenario(servers.HELLO, b"Hello Functions!", times=50),
         "embed": Scenario(servers.call("embed", b'{"input":"%s"}' % (b"Luke " * 100)), times=10),
         "sleeper": Scenario(servers.call("sleeper", b"{}"), b"Slept", baseline=SLEEP_S, times=1.1),
-        "slow boot": Scenario(servers.call("slow-boot", b"{}"), b"Hello!", times=20),
+        "slow boot": Scenario(servers.call("slow-boot", b"{}"), b"Hello!", times=50),
         "burner, within its limit": Scenario(burn(CPU_MS / 3000), b"Burnt", clients=CLIENTS // 2),
         "burner, over its limit": Scenario(burn(3600.0), right=LIMIT, clients=CLIENTS // 2),
         "memory hog": Scenario(servers.call("hog", b"{}"), right=LIMIT),
