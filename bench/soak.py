@@ -266,9 +266,14 @@ def kind_of(name: str) -> str:
     return KINDS[name.startswith(KINDS[1])]
 
 
+_MEASURING = 4  # of runtime.gateway.usage and .family
+
+
 def spare_threads(name: str) -> int:
     """A gateway keeps threads for what blocks, and begins the next of them only when it needs it."""
-    return min(32, (os.cpu_count() or 1) + 4) if name.endswith("fn-gateway") else 0
+    if not name.endswith("fn-gateway"):
+        return 0
+    return min(32, (os.cpu_count() or 1) + 4) + _MEASURING
 
 
 def folders(server: Server) -> int:
