@@ -7,7 +7,7 @@ import contextlib
 import json
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, get_args
 from urllib.parse import unquote
 
@@ -24,6 +24,7 @@ from runtime.door import socket_pair
 from runtime.errors import FunctionsError
 from runtime.framing import pack
 from runtime.gateway import crashes
+from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import Broken
 from runtime.ledger import Ledger, new_file
 from runtime.worker import logs
@@ -128,6 +129,21 @@ def said_by(*kinds: Any) -> st.SearchStrategy[list[bytes]]:
     return st.lists(st.one_of(right, right, cut, announced, st.binary(max_size=30)), max_size=6)
 
 
+@contextlib.asynccontextmanager
+async def unhurt() -> AsyncIterator[tuple[House, Deployment]]:
+    """A function with one played worker; whatever is done to it inside, the next request is answered."""
+    house = House()
+    try:
+        deployed = await deploy(house, max_workers=1)
+        yield house, deployed
+        other = Request()
+        await other.run(deployed)
+        assert (other.status, other.body) == (200, b"/hello")
+        assert "Traceback" not in house.log
+    finally:
+        await house.close()
+
+
 @settings(max_examples=150, deadline=None)
 @given(said_by(*get_args(frames.ResponseFrame)), st.booleans())
 @example([pack(frames.Start(10**12, []))], True)
@@ -142,9 +158,7 @@ def test_a_worker_that_says_anything_at_all_hurts_its_own_request_alone(
         link.close()
 
     async def work() -> None:
-        house = House()
-        try:
-            deployed = await deploy(house, max_workers=1)
+        async with unhurt() as (house, deployed):
             house.serve = serve
             with contextlib.suppress(FunctionsError, Broken):
                 await Request().run(deployed)
@@ -152,12 +166,6 @@ def test_a_worker_that_says_anything_at_all_hurts_its_own_request_alone(
             await until(lambda: not first.alive or all(link.closed for link in first.links))
             await turns()
             house.serve = house._answer
-            other = Request()
-            await other.run(deployed)
-            assert (other.status, other.body) == (200, b"/hello")
-            assert "Traceback" not in house.log
-        finally:
-            await house.close()
 
     Loop().run(work)
 
@@ -166,17 +174,9 @@ def test_a_worker_that_says_anything_at_all_hurts_its_own_request_alone(
 @given(said_by(*get_args(frames.WorkerFrame)))
 def test_a_worker_that_says_anything_to_its_gateway_is_replaced_at_worst(said: list[bytes]) -> None:
     async def work() -> None:
-        house = House()
-        try:
-            deployed = await deploy(house, max_workers=1)
+        async with unhurt() as (house, _):
             for piece in said:
                 house.workers[0].door.sock.send(piece or b"\0")
-            other = Request()
-            await other.run(deployed)
-            assert (other.status, other.body) == (200, b"/hello")
-            assert "Traceback" not in house.log
-        finally:
-            await house.close()
 
     Loop().run(work)
 

@@ -141,7 +141,7 @@ websocket_idle_s = {LIMIT_S}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    functions = {"work": WORK, "short": WORK, "silent": WORK, "plain": PLAIN}
+    functions = {"task": WORK, "short": WORK, "silent": WORK, "plain": PLAIN}
     root = project(tmp_path_factory.mktemp("limits"), functions, CONFIG)
     with serving(root, env={"FUNCTIONS_TEST_LIMITS": "1"}) as server:
         yield server
@@ -202,7 +202,7 @@ def test_work_that_outlives_its_response_has_the_requests_time(client: httpx2.Cl
     assert "keeps" in line
 
 
-@pytest.mark.parametrize("function", ["work", "plain"])
+@pytest.mark.parametrize("function", ["task", "plain"])
 def test_a_handler_can_ask_how_much_time_it_has(client: httpx2.Client, function: str) -> None:
     answer = client.get(f"/{function}/left").json()
     assert 25 < answer["left"] <= 30
@@ -321,9 +321,9 @@ def test_a_plain_handler_learns_that_its_time_is_up(client: httpx2.Client, serve
     server.wait_for_log("ended: asks", before + 1)
 
 
-@pytest.mark.parametrize("path", ["plain/asks", "work/thread", "plain/pieces"])
+@pytest.mark.parametrize("path", ["plain/asks", "task/thread", "plain/pieces"])
 def test_a_thread_learns_that_the_client_left(wire: Wire, server: Server, path: str) -> None:
-    mark = {"plain/asks": "asks", "work/thread": "asked", "plain/pieces": "pieces"}[path]
+    mark = {"plain/asks": "asks", "task/thread": "asked", "plain/pieces": "pieces"}[path]
     before = server.log.count(f"ended: {mark}")
     wire.ask("GET", f"/functions/v1/{path}")
     if mark == "pieces":
@@ -335,7 +335,7 @@ def test_a_thread_learns_that_the_client_left(wire: Wire, server: Server, path: 
     server.wait_for_log(f"ended: {mark}", before + 1)
 
 
-@pytest.mark.parametrize("path", ["plain/stubborn", "work/resists"])
+@pytest.mark.parametrize("path", ["plain/stubborn", "task/resists"])
 def test_what_goes_on_after_its_time_spoils_the_worker_which_is_replaced(
     client: httpx2.Client, server: Server, path: str
 ) -> None:
@@ -352,17 +352,17 @@ def test_what_goes_on_after_its_time_spoils_the_worker_which_is_replaced(
 
 
 def test_a_request_may_bring_its_own_limits_where_tests_run(client: httpx2.Client) -> None:
-    timeout = client.get("/work/waits", headers={"x-limit-timeout-ms": "50"})
+    timeout = client.get("/task/waits", headers={"x-limit-timeout-ms": "50"})
     assert refusal(timeout)[2] == "The function did not finish within 0.05 s (timeout_s)"
-    idle = client.get("/work/waits", headers={"x-limit-idle-ms": "50"})
+    idle = client.get("/task/waits", headers={"x-limit-idle-ms": "50"})
     assert refusal(idle)[2] == "The function sent no response within 0.05 s (idle_s)"
-    assert refusal(client.get("/work/fine", headers={"x-limit-cpu-ms": "1s"}))[:2] == (400, "BAD_REQUEST")
+    assert refusal(client.get("/task/fine", headers={"x-limit-cpu-ms": "1s"}))[:2] == (400, "BAD_REQUEST")
 
 
 def test_nobody_brings_limits_to_a_server_that_was_not_told_so(tmp_path: Path) -> None:
-    with serving(project(tmp_path, {"work": WORK})) as server, server.client() as client:
-        assert client.get("/work/left", headers={"x-limit-timeout-ms": "1000"}).json()["left"] > 300
-        assert client.get("/work/fine", headers={"x-limit-cpu-ms": "nonsense"}).text == "fine"
+    with serving(project(tmp_path, {"task": WORK})) as server, server.client() as client:
+        assert client.get("/task/left", headers={"x-limit-timeout-ms": "1000"}).json()["left"] > 300
+        assert client.get("/task/fine", headers={"x-limit-cpu-ms": "nonsense"}).text == "fine"
 
 
 def test_limits_that_tests_bring_need_loopback(tmp_path: Path) -> None:

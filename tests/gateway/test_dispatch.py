@@ -111,6 +111,12 @@ async def body_of(link: Link) -> bytes:
 # --- the usual life -----------------------------------------------------------------------
 
 
+async def silence(link: Link, head: frames.Head) -> None:
+    """A worker that takes a request, and says nothing."""
+    link.accept()
+    await asyncio.Event().wait()
+
+
 async def test_a_request_is_answered(house: House) -> None:
     deployed = await deploy(house)
     request = Request()
@@ -277,10 +283,6 @@ async def test_a_function_that_does_not_start_is_a_boot_error(house: House) -> N
 async def test_a_function_that_says_nothing_in_time_is_ended(house: House) -> None:
     deployed = await deploy(house, idle_s=0.05)
 
-    async def silence(link: Link, head: frames.Head) -> None:
-        link.accept()
-        await asyncio.Event().wait()
-
     house.serve = silence
     with pytest.raises(IdleTimeout, match=r"within 0\.05 s \(idle_s\)"):
         await Request().run(deployed)
@@ -346,10 +348,6 @@ async def test_a_client_that_does_not_read_is_no_silence_of_the_function(house: 
 
 async def test_a_function_that_does_not_finish_in_time_is_ended(house: House) -> None:
     deployed = await deploy(house, timeout_s=0.05)
-
-    async def silence(link: Link, head: frames.Head) -> None:
-        link.accept()
-        await asyncio.Event().wait()
 
     house.serve = silence
     with pytest.raises(WorkerLimit, match=r"within 0\.05 s \(timeout_s\)"):
@@ -429,10 +427,6 @@ async def test_a_body_that_keeps_coming_is_no_silence(house: House) -> None:
 
 async def test_a_request_may_have_limits_of_its_own(house: House) -> None:
     deployed = await deploy(house)
-
-    async def silence(link: Link, head: frames.Head) -> None:
-        link.accept()
-        await asyncio.Event().wait()
 
     house.serve = silence
     with pytest.raises(WorkerLimit):
@@ -680,10 +674,6 @@ async def test_a_body_over_the_limit_is_refused_and_the_worker_lives_on(house: H
 
 async def test_a_client_that_leaves_ends_its_request_alone(house: House) -> None:
     deployed = await deploy(house)
-
-    async def silence(link: Link, head: frames.Head) -> None:
-        link.accept()
-        await asyncio.Event().wait()
 
     house.serve = silence
     request = Request()
