@@ -121,6 +121,12 @@ def raise_file_limit() -> int:
     return soft
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def be_nice(increment: int) -> None:
     """Lower our priority; where that is not allowed, go on."""
     with contextlib.suppress(OSError):

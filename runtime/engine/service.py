@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from functools import partial
 
@@ -16,6 +15,7 @@ from runtime.engine.embedder import Embedder
 from runtime.engine.models.store import Store
 from runtime.errors import FunctionsError
 from runtime.frames import Catalog, EngineBoot, EngineCall
+from runtime.process import cores
 
 log = logging.getLogger("runtime.engine")
 
@@ -25,12 +25,6 @@ GATEWAY = "gateway"
 _LOOK_SECONDS = 1.0
 
 _decoder: msgspec.msgpack.Decoder[EngineCall] = msgspec.msgpack.Decoder(EngineCall)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Service:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from runtime.process import cores
 from runtime.project.settings import Limits
 
 PATIENCE_S = 0.02
@@ -74,12 +74,6 @@ def bounds_of(limits: Limits, *, oneshot: bool = False) -> Bounds:
     else:
         most = limits.max_workers or _UNLIMITED
     return Bounds(limits.min_workers, most, oneshot)
-
-
-def cores() -> int:
-    """Processor cores that we may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def wanted(bounds: Bounds, demand: Demand) -> int:

@@ -16,7 +16,7 @@ import threading
 
 import msgspec
 
-from runtime import process
+from runtime import proc, process
 from runtime.errors import WorkerLimit, memory_exceeded, storage_exceeded
 from runtime.worker import landlock
 
@@ -131,6 +131,4 @@ def _cap(which: int, most: int) -> None:
 
 
 def _data_now() -> int:
-    with open("/proc/self/status", "rb") as file:
-        status = file.read()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(b"VmData:"))
+    return proc.kilobytes(proc.read_or_raise("/proc/self/status"), b"\nVmData:")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime import process
 from runtime.gateway import scaling
 from runtime.gateway.scaling import PATIENCE_S, Bounds, Demand, Holding, gives_way, superfluous, wanted
 from runtime.project.settings import Limits
@@ -97,7 +98,7 @@ def test_one_that_comes_when_it_is_needed_is_not_sent_away_at_once() -> None:
 @pytest.mark.parametrize(
     ("limits", "oneshot", "expected"),
     [
-        (Limits(), False, (1, scaling.cores())),
+        (Limits(), False, (1, process.cores())),
         (Limits(min_workers=50), False, (50, 50)),
         (Limits(max_workers=3), False, (1, 3)),
         (Limits(max_workers=0), False, (1, 2**31 - 1)),
