@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import pytest
 
 from runtime.engine.model import EmbeddingModel
 from runtime.engine.models import prepare as module
-from runtime.engine.models.bert import convert
 from runtime.engine.models.catalogue import Entry, PackageSource
+from runtime.engine.models.graphs import convert
 from runtime.engine.models.prepare import prepare
 from runtime.engine.models.store import Store
 from runtime.engine.scheduler import Form
+from runtime.engine.vectors import Rows
 from runtime.errors import InvalidInput, ModelNotFound, StartError
 
 from . import tiny
@@ -45,6 +46,11 @@ def loaded(folder: Path, store: Store) -> EmbeddingModel:
     return EmbeddingModel(prepare(str(folder), store))
 
 
+def rows_of(model: EmbeddingModel, batch: Sequence[Sequence[int]], form: Form) -> list[Rows]:
+    """The rows of each text; there must be some."""
+    return [rows for rows in model.infer(batch, [form] * len(batch)) if not isinstance(rows, Exception)]
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
@@ -61,14 +67,14 @@ def old_names(name: str) -> str:
 def test_a_converted_model_answers_by_the_book(tmp_path: Path, store: Store, rename: object) -> None:
     assert callable(rename)
     model = loaded(write_folder(tmp_path / "m", rename=rename), store)
-    (hidden,) = model.infer([IDS], [RAW])
+    (hidden,) = rows_of(model, [IDS], RAW)
     assert np.allclose(hidden, tiny.encode(random_weights(), IDS), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_weights_are_read_as_they_are(tmp_path: Path, store: Store, kind: type) -> None:
     weights: Weights = {name: array.astype(kind) for name, array in random_weights().items()}
-    (hidden,) = loaded(write_folder(tmp_path / "m", weights), store).infer([IDS], [RAW])
+    (hidden,) = rows_of(loaded(write_folder(tmp_path / "m", weights), store), [IDS], RAW)
     assert np.allclose(hidden, tiny.encode(weights, IDS), atol=1e-5)
 
 
@@ -81,9 +87,9 @@ def test_tensors_that_the_encoder_does_not_use_are_ignored(tmp_path: Path, store
 def test_texts_of_a_batch_do_not_touch_one_another(folder: Path, store: Store) -> None:
     model = loaded(folder, store)
     texts = [IDS, IDS[::-1], [2, 5, 5, 5, 5, 3]]
-    together = model.infer(texts, [Form()] * 3)
+    together = rows_of(model, texts, Form())
     for text, rows in zip(texts, together, strict=True):
-        assert np.allclose(rows, model.infer([text], [Form()])[0], atol=1e-6)
+        assert np.allclose(rows, rows_of(model, [text], Form())[0], atol=1e-6)
 
 
 def test_masked_tokens_do_not_count(folder: Path, store: Store) -> None:
@@ -109,7 +115,7 @@ def test_rows_have_the_form_that_was_asked_for(
     folder: Path, store: Store, form: Form, expected: object
 ) -> None:
     assert callable(expected)
-    (rows,) = loaded(folder, store).infer([IDS], [form])
+    (rows,) = rows_of(loaded(folder, store), [IDS], form)
     assert np.allclose(rows, expected(tiny.encode(random_weights(), IDS)), atol=1e-5)
 
 
@@ -141,6 +147,12 @@ def test_pooling_is_the_authors(folder: Path, store: Store, config: dict[str, ob
     assert prepare(str(folder), store).pooling == pooling
 
 
+def test_small_letters_are_the_authors(folder: Path, store: Store) -> None:
+    assert not prepare(str(folder), store).lowercase
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    assert prepare(str(folder), store).lowercase
+
+
 def test_pooling_that_we_do_not_have_is_refused(folder: Path, store: Store) -> None:
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
@@ -155,7 +167,13 @@ def test_it_is_converted_once(folder: Path, store: Store, monkeypatch: pytest.Mo
     first = prepare(str(folder), store)
     monkeypatch.setattr(module, "convert", None)
     assert prepare(str(folder), store) == first
-    assert files(Path(first.folder)) == ["card.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
+    assert files(Path(first.folder)) == [
+        "card.json",
+        "model.onnx",
+        "model.onnx.data",
+        "packed.onnx",
+        "tokenizer.json",
+    ]
 
 
 def test_changed_weights_are_converted_again_in_the_same_place(folder: Path, store: Store) -> None:
@@ -163,7 +181,7 @@ def test_changed_weights_are_converted_again_in_the_same_place(folder: Path, sto
     write_folder(folder, random_weights(seed=8))
     second = prepare(str(folder), store)
     assert (second.folder, second.sha256 != first.sha256) == (first.folder, True)
-    (hidden,) = EmbeddingModel(second).infer([IDS], [RAW])
+    (hidden,) = rows_of(EmbeddingModel(second), [IDS], RAW)
     assert np.allclose(hidden, tiny.encode(random_weights(seed=8), IDS), atol=1e-5)
     assert len(files(Path(first.folder).parent)) == 1
 
@@ -198,6 +216,34 @@ def test_a_failed_conversion_leaves_nothing_behind(folder: Path, store: Store) -
     with pytest.raises(StartError, match=r"model\.safetensors.*encoder\.layer\.1\.output\.dense\.bias"):
         prepare(str(folder), store)
     assert files(store.models_dir / ".cache") == []
+
+
+def test_what_has_a_name_is_on_disk_before(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a power cut only the order can be tested."""
+    done: list[tuple[str, Path]] = []
+
+    def fsync(descriptor: int) -> None:
+        done.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+
+    def replace(source: Path, target: Path) -> None:
+        done.extend([("from", Path(source)), ("to", Path(target))])
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    prepared = Path(prepare(str(folder), store).folder)
+    done.clear()
+    prepare(str(folder), store, precision="int8")
+    named = [path for what, path in done if what == "to"]
+    assert [path.name for path in named] == ["packed.int8.onnx.data", "packed.int8.onnx", "card.json"]
+    for at, (what, path) in enumerate(done):
+        assert what != "from" or ("sync", path) in done[:at]
+    before, after = done[: done.index(("from", prepared / ".card.json"))], done[-1]
+    assert before.index(("sync", prepared)) > before.index(("to", named[1]))
+    assert after == ("sync", prepared)
 
 
 def test_progress_grows_to_the_end(folder: Path, store: Store) -> None:
@@ -249,7 +295,7 @@ def test_a_packages_graph_is_copied(
     shutil.copytree(made, shipped, ignore=shutil.ignore_patterns("card.json"))
     entry = packaged(shipped, monkeypatch, file="model.onnx")
     card = prepare("packaged", Store(tmp_path / "others", {"packaged": entry}))
-    (hidden,) = EmbeddingModel(card).infer([IDS], [RAW])
+    (hidden,) = rows_of(EmbeddingModel(card), [IDS], RAW)
     assert np.allclose(hidden, tiny.encode(random_weights(), IDS), atol=1e-5)
 
 
@@ -291,22 +337,32 @@ def test_a_folder_with_a_graph_is_used_where_it_is(folder: Path, store: Store, p
         os.rename(Path(card.folder, name), (folder / place).with_name(name))
     in_place = prepare(str(folder), store)
     assert (in_place.folder, in_place.graph) == (str(folder), place)
-    (hidden,) = EmbeddingModel(in_place).infer([IDS], [RAW])
+    (hidden,) = rows_of(EmbeddingModel(in_place), [IDS], RAW)
     assert np.allclose(hidden, tiny.encode(random_weights(), IDS), atol=1e-5)
 
 
 def test_a_graph_with_vectors_per_text_has_none_per_token(folder: Path, store: Store) -> None:
+    (folder / "model.safetensors").unlink()
     write(folder / "model.onnx", {"sentence_embedding": PER_TEXT}, rows=len(tiny.VOCABULARY))
     model = loaded(folder, store)
     model.check(Form())
     with pytest.raises(InvalidInput, match="mean_pool=True"):
         model.check(RAW)
-    assert model.infer([[1, 2]], [Form(normalize=False)])[0].shape == (1, 3)
+    assert rows_of(model, [[1, 2]], Form(normalize=False))[0].shape == (1, 3)
 
 
 def test_a_folder_of_a_store_is_a_model_folder_too(folder: Path, store: Store) -> None:
     card = prepare(str(folder), store)
     assert prepare(card.folder, store) == card
+
+
+def test_modules_that_are_done_here_may_be_listed(folder: Path, store: Store) -> None:
+    modules = [
+        {"idx": at, "type": f"sentence_transformers.models.{kind}"}
+        for at, kind in enumerate(("Transformer", "Pooling", "Normalize"))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert prepare(str(folder), store).packs
 
 
 # --- refusals --------------------------------------------------------------------------------
@@ -335,7 +391,7 @@ def test_a_broken_file_is_named(folder: Path, store: Store, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative_key")],
+    [("model_type", "albert"), ("hidden_act", "relu"), ("position_embedding_type", "relative_key")],
 )
 def test_another_architecture_is_named_with_what_is_supported(
     tmp_path: Path, store: Store, key: str, value: str
@@ -351,7 +407,44 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, store: Store
         prepare(str(folder), store)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.bool_, np.int64, ml_dtypes.float8_e4m3fn])
+def test_weights_that_are_no_plain_floats_are_refused(tmp_path: Path, store: Store, kind: type) -> None:
+    name = "encoder.layer.1.attention.self.key.weight"
+    weights: Weights = random_weights()
+    weights[name] = (weights[name] * 100).astype(kind)
+    with pytest.raises(StartError, match=f"tensor '{name}' is of type .*, which is not supported") as caught:
+        prepare(str(write_folder(tmp_path / "m", weights)), store)
+    assert "F16" in caught.value.remedy
+
+
+def test_weights_in_several_files_have_words_of_their_own(folder: Path, store: Store) -> None:
+    os.rename(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(StartError, match="in several files, which is not supported") as caught:
+        prepare(str(folder), store)
+    assert "max_shard_size" in caught.value.remedy
+
+
 def test_a_store_that_cannot_be_written_names_the_setting(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="models_dir"):
         prepare(str(folder), Store(tmp_path / "file", {}))
+
+
+@pytest.mark.parametrize(
+    ("modules", "words"),
+    [
+        ('[{"type": "sentence_transformers.models.Dense"}]', "a layer 'Dense' behind its encoder"),
+        ("[{}]", "Cannot be read: 'type'"),
+        ("[3]", "Cannot be read"),
+        ("{", "Cannot be read"),
+        ('[{"type": 3}]', "Cannot be read"),
+    ],
+)
+def test_a_layer_behind_the_encoder_is_not_left_out_in_silence(
+    folder: Path, store: Store, modules: str, words: str
+) -> None:
+    (folder / "modules.json").write_text(modules)
+    with pytest.raises(StartError, match=words) as caught:
+        prepare(str(folder), store)
+    assert caught.value.where == str(folder / "modules.json")

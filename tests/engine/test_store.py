@@ -121,7 +121,7 @@ def test_an_installed_package_brings_its_model_without_being_imported(tmp_path: 
 def test_an_unknown_model_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     store = Store(tmp_path, {"known": hub(), "packaged": package("no_such_package")})
     add(store, "here")
-    with pytest.raises(ModelNotFound, match=r"'other'.*exist: here \(in .*absolute path"):
+    with pytest.raises(ModelNotFound, match=r"'other' here\n  there are: here \(in .*\)\n  → .*\./FOLDER"):
         store.get("other")
     with pytest.raises(ModelNotFound, match="known but not in the store"):
         store.get("known")

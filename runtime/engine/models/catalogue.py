@@ -13,6 +13,7 @@ EMBEDDED = "all-minilm-l6-v2"
 """The model that comes from the package index, for machines that reach no model hub."""
 
 Pooling = Literal["mean", "cls"]
+Kind = Literal["embedding", "ranking"]
 
 
 class HubSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hub"):
@@ -57,7 +58,7 @@ class KnownFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         sha256: of its content; empty: not known.
-        size: in bytes.
+        size: in bytes; 0: not known.
     """
 
     sha256: str
@@ -68,22 +69,37 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A model that we know.
 
     Attributes:
-        sha256: of the weights as their source has them; empty: not checked.
-        size: of the same file, in bytes.
+        sha256: of the weights as their source has them; empty: what the first pull gets is pinned.
+        size: of the same file, in bytes; 0: not known.
         max_tokens: longest text, special tokens included.
+        kind: what it gives, as in `card.Card`.
         prefix: put before every text, where the model's authors say so.
+        query_prefix: put before a question instead.
+        matryoshka: lengths that its vectors may be cut to, besides their own.
+        centred: a vector's mean is subtracted from it before it is cut.
         files: other weights of the same source that may be chosen instead, by path.
+        stated: where its authors say all this.
     """
 
     source: HubSource | PackageSource
     sha256: str = ""
-    size: int
+    size: int = 0
     dimensions: int
     max_tokens: int
+    kind: Kind = "embedding"
     pooling: Pooling = "mean"
     prefix: str = ""
+    query_prefix: str = ""
+    matryoshka: tuple[int, ...] = ()
+    centred: bool = False
     licence: str
     files: dict[str, KnownFile] = {}
+    stated: str = ""
+
+    @property
+    def pinned(self) -> bool:
+        """Its weights can be told from others before they are pulled."""
+        return bool(self.sha256)
 
     def known(self, path: str) -> KnownFile | None:
         """What this file of the source must be; None: we know nothing of it."""

@@ -69,7 +69,8 @@ class Attempts:
         self._failed_in_all += 1
         self._failed = 1 if progress else self._failed + 1
         if self._failed >= self._patience.attempts or self._failed_in_all >= self._patience.in_all:
-            raise self._end(trouble, f"after {self._failed_in_all} attempts")
+            times = "one attempt" if self._failed_in_all == 1 else f"{self._failed_in_all} attempts"
+            raise self._end(trouble, f"after {times}")
         wait = trouble.wait
         if wait is None:
             wait = min(self._patience.first_wait * 2 ** (self._failed - 1), self._patience.longest_wait)

