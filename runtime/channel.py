@@ -170,8 +170,8 @@ class Stream(asyncio.Protocol, Generic[T]):
             arrived = self._unpacker.feed(data, _AT_ONCE)
             for payload, _ in arrived:
                 self.arrived(self._decoder.decode(payload), len(payload) + _WEIGHT)
-        except (FrameError, *UNREADABLE):
-            self.abort()
+        except (FrameError, *UNREADABLE) as error:
+            self.unreadable(error)
         else:
             if len(arrived) == _AT_ONCE:
                 self._decode_later()
@@ -199,6 +199,20 @@ class Stream(asyncio.Protocol, Generic[T]):
             self._pause()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+    def drop(self, is_useless: Callable[[T], bool]) -> None:
+        """Drop those of the frames that nobody has taken for which this is true."""
+        kept = [(frame, size) for frame, size in self._frames if not is_useless(frame)]
+        if len(kept) == len(self._frames):
+            return
+        self._frames = deque(kept)
+        self._waiting = sum(size for _, size in kept)
+        if self._waiting < _LOW_WATER:
+            self._resume()
+
+    def unreadable(self, error: Exception) -> None:
+        """What arrived is no frame: close. Subclasses may say why."""
+        self.abort()
 
     def forget(self) -> None:
         """Drop the frames that nobody has taken; whoever waits for one is told that none will come."""

@@ -14,7 +14,7 @@
     │   ├── RequestTimeout (HeadTimeout, BodyTimeout)
     │   └── Overloaded, ShuttingDown, BadRequest (InvalidJSON, InvalidForm), Reported
     ├── AIError                    raised inside a handler by `ai`
-    │   ├── ModelNotFound, InvalidInput (InputTooLarge), InvalidMode
+    │   ├── ModelNotFound, ModelBroken, InvalidInput (InputTooLarge), InvalidMode
     │   ├── InferenceTimeout, EngineUnavailable
     │   └── UpstreamError (HostUnreachable), IncompleteStream, HostNotConfigured
     └── ChannelError               the corridor between two processes
@@ -32,13 +32,18 @@ from typing import ClassVar, NamedTuple
 
 
 class FunctionsError(Exception):
-    """Something went wrong inside the runtime."""
+    """Something went wrong inside the runtime.
+
+    Attributes:
+        public: what an HTTP client is told of it; the message, unless that names files of the server.
+    """
 
     default: ClassVar[str] = ""
 
     def __init__(self, message: str = "") -> None:
         said = type(self).__doc__ or FunctionsError.__doc__ or ""
         self.message = message or self.default or said.strip().partition("\n")[0]
+        self.public = self.message
         super().__init__(self.message)
 
 
@@ -264,6 +269,10 @@ class ModelNotFound(AIError):
     """No such model."""
 
 
+class ModelBroken(AIError):
+    """The model cannot be loaded."""
+
+
 class InvalidInput(AIError, ValueError):
     """The input cannot be embedded or sent to a model."""
 
@@ -354,6 +363,7 @@ HTTP: dict[type[FunctionsError], Rule] = {
     Overloaded: Rule(429, "OVERLOADED"),
     ShuttingDown: Rule(503, "SHUTTING_DOWN"),
     ModelNotFound: Rule(500, "MODEL_NOT_FOUND"),
+    ModelBroken: Rule(500, "MODEL_BROKEN"),
     InvalidInput: Rule(400, "INVALID_INPUT"),
     InputTooLarge: Rule(413, "INPUT_TOO_LARGE"),
     InferenceTimeout: Rule(504, "INFERENCE_TIMEOUT"),

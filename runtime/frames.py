@@ -71,7 +71,11 @@ class Body(Frame, tag="B", frozen=True):
 
 
 class Accepted(Frame, tag="A", frozen=True):
-    """Worker → gateway: the handler is about to be called; from here on nothing is retried."""
+    """Worker → gateway: the handler is about to be called, and part of the body is still to come.
+
+    It may be read on and need not be kept. Whether a request may be tried again is said by the
+    ledger, and for requests that are all here this frame would wake the gateway for nothing.
+    """
 
 
 class Start(Frame, tag="S", frozen=True):
@@ -224,6 +228,10 @@ class Settled(Frame, tag="SD", frozen=True):
     """Worker → gateway: what made it say `Spoiled` has ended; it may leave like any other."""
 
 
+class EngineMissing(Frame, tag="EM", frozen=True):
+    """Worker → gateway: its connection to the engine is gone, and a call waits for another."""
+
+
 class Drained(Frame, tag="DD", frozen=True):
     """Worker → gateway: nothing is in flight any more; the process ends now."""
 
@@ -232,13 +240,24 @@ class Drained(Frame, tag="DD", frozen=True):
 
 
 class Embed(Frame, tag="E", frozen=True, kw_only=True):
-    """To the engine: embed these texts. Answered by `Vectors` … and `Embedded`, or `Refused`."""
+    """To the engine: embed these texts. Answered by `Vectors` … and `Embedded`, or `Refused`.
+
+    Attributes:
+        dimensions: cut the vectors to so many numbers (before they are normalised), of a
+            model that was trained for it; None: all of them.
+        query: the texts are questions, for which some models want another prefix.
+        turn: calls of one connection with the same number are parts of one, and have one turn
+            together among all who wait; 0: it is by itself.
+    """
 
     id: int
     model: str
     texts: list[str]
     mean_pool: bool = True
     normalize: bool = True
+    dimensions: int | None = None
+    query: bool = False
+    turn: int = 0
 
 
 class Cancel(Frame, tag="C", frozen=True):
@@ -247,8 +266,30 @@ class Cancel(Frame, tag="C", frozen=True):
     id: int
 
 
+class Rank(Frame, tag="R", frozen=True, kw_only=True):
+    """To the engine: how well each document answers the query. Answered by `Ranked`, or `Refused`.
+
+    Attributes:
+        turn: see `Embed`.
+    """
+
+    id: int
+    model: str
+    query: str
+    documents: list[str]
+    turn: int = 0
+
+
+class Count(Frame, tag="N", frozen=True):
+    """To the engine: how many tokens these texts have. Answered by `Counted`, or `Refused`."""
+
+    id: int
+    model: str
+    texts: list[str]
+
+
 class Vectors(Frame, tag="V", frozen=True):
-    """From the engine: a piece of the result, float32 little-endian rows in text order."""
+    """From the engine: a piece of the result, but not the last: float32 little-endian rows in text order."""
 
     id: int
     data: bytes
@@ -262,6 +303,7 @@ class Embedded(Frame, tag="ED", frozen=True):
         rows: rows per text: 1 each when pooled, else the number of its tokens.
         tokens: tokens per text as run, special tokens included.
         truncated: indices of the texts that were longer than the model's maximum.
+        data: the last piece of the result; most calls have no other.
     """
 
     id: int
@@ -269,6 +311,32 @@ class Embedded(Frame, tag="ED", frozen=True):
     rows: list[int]
     tokens: list[int]
     truncated: list[int]
+    data: bytes = b""
+
+
+class Ranked(Frame, tag="RK", frozen=True):
+    """From the engine: the scores of a `Rank`.
+
+    Attributes:
+        data: float32 little-endian, one per document, in their order; more is better.
+        tokens: tokens per pair as run, special tokens included.
+        truncated: indices of the documents that were cut, or whose query was.
+    """
+
+    id: int
+    data: bytes
+    tokens: list[int]
+    truncated: list[int]
+
+
+class Counted(Frame, tag="ND", frozen=True):
+    """From the engine: tokens per text, special ones and the model's prefix included.
+
+    A text may have more than the model reads.
+    """
+
+    id: int
+    tokens: list[int]
 
 
 class Refused(Frame, tag="RF", frozen=True):
@@ -284,6 +352,76 @@ class Warm(Frame, tag="W", frozen=True):
 
     id: int
     model: str
+
+
+class Tensor(Frame, tag="T", frozen=True):
+    """An array whose bytes come in `Piece` frames.
+
+    Attributes:
+        dtype: numpy's name of it, or "string".
+        size: bytes of its data: little-endian numbers row by row, strings as a msgpack list.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int]
+    size: int
+
+
+class Declared(Frame, tag="TD", frozen=True):
+    """What a graph says of one of its inputs or outputs; None: a dimension that may vary."""
+
+    name: str
+    dtype: str
+    shape: list[int | str | None]
+
+
+class Open(Frame, tag="O", frozen=True):
+    """To the engine: have the graph of this file loaded. Answered by `Opened`, or `Refused`.
+
+    Attributes:
+        paths: absolute; the first of them that exists is meant.
+    """
+
+    id: int
+    paths: list[str]
+
+
+class Run(Frame, tag="G", frozen=True, kw_only=True):
+    """To the engine: run a graph. `Piece` frames follow. Answered by `Ran`, or `Refused`.
+
+    Attributes:
+        paths: see `Open`.
+        tensors: the inputs, in the order of the pieces.
+        outputs: names of those that are wanted; empty: all.
+    """
+
+    id: int
+    paths: list[str]
+    tensors: list[Tensor]
+    outputs: list[str] = []
+
+
+class Piece(Frame, tag="P", frozen=True):
+    """Both ways: bytes of an array; none is of two arrays."""
+
+    id: int
+    data: bytes
+
+
+class Opened(Frame, tag="OD", frozen=True):
+    """From the engine: the graph is loaded."""
+
+    id: int
+    inputs: list[Declared]
+    outputs: list[Declared]
+
+
+class Ran(Frame, tag="GD", frozen=True):
+    """From the engine: the graph has run. `Piece` frames follow; with the last one the call is complete."""
+
+    id: int
+    tensors: list[Tensor]
 
 
 # --- supervisor ↔ gateway, engine, template ------------------------------------------------
@@ -324,12 +462,19 @@ class EngineBoot(Frame, tag="EB", frozen=True, kw_only=True):
 
     Attributes:
         root: the project's folder: the only place outside the store that models are read from.
+        models_bytes: what models in memory may take together, by their files' sizes; those not
+            used for longest are unloaded, but never one in use; 0: no bound.
+        precisions: of models that are not to run at "fp32", by name.
+        providers: what onnxruntime shall run models on; the processor is always the last.
     """
 
     root: str = ""
     models_dir: str = ""
     preload: list[str] = []
     threads: int = 0  # 0: one per core
+    models_bytes: int = 0
+    precisions: dict[str, str] = {}
+    providers: list[str] = []
 
 
 class TemplateBoot(Frame, tag="TB", frozen=True, kw_only=True):
@@ -403,6 +548,13 @@ class Catalog(Frame, tag="CT", frozen=True):
     complete: bool = False  # the preload is over
 
 
+class Told(Frame, tag="TL", frozen=True):
+    """Engine or supervisor → gateway: a line for the log."""
+
+    level: str
+    message: str
+
+
 class Up(Frame, tag="UP", frozen=True):
     """Gateway → supervisor: it accepts connections. `port` is the one it answers on."""
 
@@ -419,11 +571,12 @@ class Stopped(Frame, tag="ST", frozen=True):
 RequestFrame = Head | Body | SocketMessage | SocketClose
 ResponseFrame = Accepted | Start | Body | Failure | SocketAccept | SocketMessage | SocketClose
 ControlFrame = Boot | Connect | EngineAt | Unload | Drain
-WorkerFrame = Loading | Ready | BootFailed | Held | Spoiled | Settled | Drained
-EngineCall = Embed | Cancel | Warm
-EngineAnswer = Vectors | Embedded | Refused
+WorkerFrame = Loading | Ready | BootFailed | Held | Spoiled | Settled | EngineMissing | Drained
+EngineCall = Embed | Rank | Count | Cancel | Warm | Open | Run | Piece
+EngineAnswer = Vectors | Embedded | Ranked | Counted | Opened | Ran | Piece | Refused
 EngineControl = EngineBoot | Connect | Drain
-SupervisorToGateway = GatewayBoot | Forked | Exited | EngineDoor | Drain
+EngineToGateway = Catalog | Told
+SupervisorToGateway = GatewayBoot | Forked | Exited | EngineDoor | Told | Drain
 GatewayToSupervisor = Fork | Kill | Dump | Connect | Keep | Up | Stopped
 SupervisorToTemplate = TemplateBoot | Fork
 TemplateToSupervisor = Forked | Stopped

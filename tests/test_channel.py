@@ -165,6 +165,26 @@ class TestStream:
         one.abort()
         other.abort()
 
+    async def test_what_is_useless_can_be_dropped_and_the_rest_keeps_its_order(self) -> None:
+        one, other = await pair()
+        one.send(*(body(text) for text in "abcbd"))
+        await until(lambda: other.newest == body("d"))
+        other.drop(lambda frame: frame == body("b"))
+        assert [await other.receive() for _ in range(3)] == [body(text) for text in "acd"]
+        one.abort()
+        other.abort()
+
+    async def test_dropping_what_filled_the_queue_lets_more_arrive(self) -> None:
+        one, other = await pair()
+        await sent_until_stuck(one, frames.Body(bytes(32 * 1024), True))
+        draining = asyncio.ensure_future(one.drain())
+        while not draining.done():
+            other.drop(lambda frame: True)
+            await asyncio.sleep(0)
+        await draining
+        one.abort()
+        other.abort()
+
     async def test_whoever_waits_for_what_is_forgotten_waits_no_longer(self) -> None:
         one, other = await pair()
         waiting = asyncio.ensure_future(other.receive())

@@ -12,6 +12,7 @@ import sys
 import msgspec
 
 from runtime.door import Door
+from runtime.engine.log import GatewayLog
 from runtime.engine.memory import return_large_blocks
 from runtime.engine.service import Service
 from runtime.errors import ChannelError
@@ -33,6 +34,9 @@ def main() -> None:
     be_nice(_NICE)
     raise_file_limit()
     return_large_blocks()
+    # Else texts would be tokenized by threads that all calls share, and a short call on the event
+    # loop would wait there for another's long one: `Embedder` has threads of its own for those.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.basicConfig(format="engine: %(levelname)s: %(message)s", level=logging.WARNING)
     door: Door[EngineControl] = Door(socket.socket(fileno=fd), msgspec.msgpack.Decoder(EngineControl))
     try:
@@ -51,6 +55,8 @@ async def _run(door: Door[EngineControl], boot: EngineBoot, frames: list[Control
     loop = asyncio.get_running_loop()
     leaving: asyncio.Future[float] = loop.create_future()
     service = Service(boot)
+    log = GatewayLog(loop, service.tell)
+    logging.basicConfig(format="%(message)s", handlers=[log], level=logging.WARNING, force=True)
 
     def take(frame: EngineControl, fds: list[int]) -> None:
         if isinstance(frame, Connect):

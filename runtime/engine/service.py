@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from functools import partial
 
 import msgspec
 
 from runtime.channel import Stream, open_stream
-from runtime.engine.calls import Calls
+from runtime.engine.calls import Calls, CallStream
 from runtime.engine.embedder import Embedder
 from runtime.engine.models.store import Store
+from runtime.engine.registry import Registry
 from runtime.errors import FunctionsError
-from runtime.frames import Catalog, EngineBoot, EngineCall
+from runtime.frames import Catalog, EngineBoot, EngineCall, Told
 from runtime.process import cores
 
 log = logging.getLogger("runtime.engine")
@@ -24,8 +24,6 @@ GATEWAY = "gateway"
 
 _LOOK_SECONDS = 1.0
 
-_decoder: msgspec.msgpack.Decoder[EngineCall] = msgspec.msgpack.Decoder(EngineCall)
-
 
 class Service:
     """Everything between the door and the embedder. Made on a running event loop."""
@@ -33,7 +31,16 @@ class Service:
     def __init__(self, boot: EngineBoot) -> None:
         self._store = Store(boot.models_dir)
         self._seen = self._store.state()
-        self._embedder = Embedder(self._store, boot.threads or cores(), boot.root)
+        threads = boot.threads or cores()
+        models = Registry(
+            self._store,
+            boot.root,
+            cores=threads,
+            precisions=boot.precisions,
+            providers=boot.providers,
+            most=boot.models_bytes,
+        )
+        self._embedder = Embedder(models, threads)
         self._catalog = Catalog(self._store.list(), complete=not boot.preload)
         self._watchers: set[Stream[EngineCall]] = set()
         self._connections: dict[asyncio.Task[None], Calls | None] = {}
@@ -45,6 +52,12 @@ class Service:
         task = asyncio.create_task(self._serve(name, socket.socket(fileno=fd)))
         self._connections[task] = None
         task.add_done_callback(self._disconnected)
+
+    def tell(self, told: Told) -> bool:
+        """Have a line in the server's log; False: no gateway is connected."""
+        for stream in self._watchers:
+            stream.send(told)
+        return bool(self._watchers)
 
     async def leave(self, seconds: float) -> None:
         """Finish the calls in flight, for at most so long, and close all connections."""
@@ -61,7 +74,7 @@ class Service:
         self._embedder.close()
 
     async def _serve(self, name: str, sock: socket.socket) -> None:
-        stream: Stream[EngineCall] = await open_stream(sock, partial(Stream, _decoder))
+        stream = await open_stream(sock, CallStream)
         task = asyncio.current_task()
         assert task is not None
         calls = self._connections[task] = Calls(stream, self._embedder)
@@ -83,7 +96,8 @@ class Service:
         failed: dict[str, str] = {}
         for count, name in enumerate(names, start=1):
             try:
-                await self._embedder.model(name)
+                async with self._embedder.using(name):
+                    pass
                 preloaded.append(name)
             except FunctionsError as error:
                 failed[name] = error.message

@@ -22,18 +22,41 @@ def pool(hidden: Rows, pooling: str) -> Rows:
     return hidden[:1] if pooling == "cls" else mean
 
 
+def cut(rows: Rows, dimensions: int, centred: bool) -> Rows:
+    """The first numbers of every row; all of them are left as they are.
+
+    Args:
+        centred: the row's mean is subtracted first, as a layer normalisation does. That one
+            divides by the standard deviation too: to rows that get length 1 it is the same,
+            others keep their scale here.
+    """
+    if centred and dimensions < rows.shape[1]:
+        rows = rows - rows.mean(axis=1, keepdims=True)
+    return rows[:, :dimensions]
+
+
 def normalized(rows: Rows) -> Rows:
     """Every row scaled to length 1; a row of zeros stays one."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Rows = rows / np.maximum(lengths, np.float32(1e-12))
-    return scaled
+    # At 64 bits, where the square of any 32-bit number is one.
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+    return (rows / np.where(lengths, lengths, 1)).astype(np.float32)
 
 
 def pieces(texts: Sequence[Rows]) -> Iterator[bytes]:
-    """The rows of all texts as float32 little-endian, in pieces that end where a row ends."""
-    if not texts:
-        return
-    rows = np.concatenate(texts).astype("<f4", copy=False)
-    step = max(1, PIECE // (4 * rows.shape[1]))
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step].tobytes()
+    """The rows of all texts as float32 little-endian, in pieces that end where a row ends.
+
+    Made one by one as they are asked for: together they may take many megabytes.
+    """
+    parts: list[bytes] = []
+    free = step = max(1, PIECE // (4 * texts[0].shape[1])) if texts else 0
+    for rows in texts:
+        left = rows.astype("<f4", copy=False)
+        while len(left):
+            part, left = left[:free], left[free:]
+            parts.append(part.tobytes())
+            free -= len(part)
+            if not free:
+                yield b"".join(parts)
+                parts, free = [], step
+    if parts:
+        yield b"".join(parts)

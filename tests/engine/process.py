@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from runtime.channel import Stream, open_stream
@@ -20,10 +21,14 @@ from runtime.door import Door, socket_pair
 from runtime.frames import (
     Catalog,
     Connect,
+    Count,
+    Counted,
     Embed,
     Embedded,
     EngineAnswer,
     EngineBoot,
+    Rank,
+    Ranked,
     Refused,
     Vectors,
     Warm,
@@ -47,7 +52,7 @@ class Client:
         self.stream = stream
         self._id = 0
 
-    async def embed(self, model: str, texts: list[str], **form: bool) -> Result:
+    async def embed(self, model: str, texts: list[str], **form: Any) -> Result:
         """Raises `AssertionError` with the refusal, if it is refused."""
         self._id += 1
         self.stream.send(Embed(id=self._id, model=model, texts=texts, **form))
@@ -58,12 +63,26 @@ class Client:
         self.stream.send(Warm(self._id, model))
         return await self.result(self._id)
 
-    async def refusal(self, model: str, texts: list[str], **form: bool) -> Refused:
+    async def refusal(self, model: str, texts: list[str], **form: Any) -> Refused:
         self._id += 1
         self.stream.send(Embed(id=self._id, model=model, texts=texts, **form))
         answer = await self.stream.receive()
         assert isinstance(answer, Refused)
         assert answer.id == self._id
+        return answer
+
+    async def count(self, model: str, texts: list[str]) -> list[int]:
+        self._id += 1
+        self.stream.send(Count(self._id, model, texts))
+        answer = await self.stream.receive()
+        assert isinstance(answer, Counted)
+        return answer.tokens
+
+    async def rank(self, model: str, query: str, documents: list[str]) -> Ranked:
+        self._id += 1
+        self.stream.send(Rank(id=self._id, model=model, query=query, documents=documents))
+        answer = await self.stream.receive()
+        assert isinstance(answer, Ranked), answer
         return answer
 
     async def result(self, id: int) -> Result:
@@ -75,8 +94,9 @@ class Client:
                 data.append(answer.data)
                 continue
             assert isinstance(answer, Embedded), answer
+            data += [answer.data] if answer.data else []
             rows = np.frombuffer(b"".join(data), dtype="<f4").reshape(-1, answer.dimensions)
-            return Result(answer, rows, [len(piece) for piece in data])
+            return Result(replace(answer, data=b""), rows, [len(piece) for piece in data])
 
 
 class Engine:
@@ -97,7 +117,7 @@ class Engine:
 
 
 @contextmanager
-def running_engine(models_dir: Path, *preload: str, threads: int = 2) -> Iterator[Engine]:
+def running_engine(models_dir: Path, *preload: str, threads: int = 2, **boot: Any) -> Iterator[Engine]:
     ours, theirs = socket_pair()
     command = [sys.executable, "-m", "runtime.engine", "--fd", str(theirs.fileno())]
     root = Path(__file__).parents[2]
@@ -105,7 +125,7 @@ def running_engine(models_dir: Path, *preload: str, threads: int = 2) -> Iterato
         theirs.close()
         door: Door[Any] = Door(ours, msgspec.msgpack.Decoder(Any))
         try:
-            door.send(EngineBoot(models_dir=str(models_dir), preload=list(preload), threads=threads))
+            door.send(EngineBoot(models_dir=str(models_dir), preload=list(preload), threads=threads, **boot))
             yield Engine(process, door)
         finally:
             door.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,12 +13,11 @@ import pytest
 
 from runtime.channel import Stream, open_stream
 from runtime.door import socket_pair
-from runtime.engine.calls import Calls
-from runtime.frames import EngineAnswer, EngineCall, Warm
+from runtime.engine.calls import Calls, CallStream
+from runtime.frames import Cancel, EngineAnswer, Warm
 
 pytestmark = pytest.mark.anyio
 
-_CALLS = msgspec.msgpack.Decoder(EngineCall)
 _ANSWERS = msgspec.msgpack.Decoder(EngineAnswer)
 
 
@@ -27,7 +28,8 @@ class Slow:
         self.go = asyncio.Event()
         self.asked = self.most = self.now = 0
 
-    async def model(self, name: str) -> Any:
+    @asynccontextmanager
+    async def using(self, name: str) -> AsyncIterator[Any]:
         self.asked += 1
         self.now += 1
         self.most = max(self.most, self.now)
@@ -35,7 +37,7 @@ class Slow:
             await self.go.wait()
         finally:
             self.now -= 1
-        return SimpleNamespace(dimensions=3)
+        yield SimpleNamespace(dimensions=3)
 
 
 async def until_quiet(slow: Slow) -> None:
@@ -49,7 +51,7 @@ async def until_quiet(slow: Slow) -> None:
 
 async def opened(slow: Slow) -> tuple[asyncio.Task[None], Stream[Any]]:
     ours, theirs = socket_pair()
-    stream = await open_stream(ours, lambda: Stream(_CALLS))
+    stream = await open_stream(ours, CallStream)
     client: Stream[Any] = await open_stream(theirs, lambda: Stream(_ANSWERS))
     return asyncio.create_task(Calls(stream, cast(Any, slow)).serve()), client
 
@@ -78,3 +80,30 @@ async def test_the_end_of_a_full_connection_cancels_its_calls() -> None:
         await serving
     assert slow.now == 0
     assert slow.asked == 64
+
+
+async def test_calls_are_cancelled_also_while_no_more_are_taken() -> None:
+    slow = Slow()
+    serving, client = await opened(slow)
+    client.send(*(Warm(id, f"model-{id}") for id in range(70)))
+    await until_quiet(slow)
+    client.send(*(Cancel(id) for id in range(69)))
+    async with asyncio.timeout(10):
+        while slow.now != 1:  # noqa: ASYNC110 - the one that is left
+            await asyncio.sleep(0.001)
+    assert slow.asked == 65  # those that waited in line were never begun
+    slow.go.set()
+    assert (await client.receive()).id == 69
+    client.close()
+    await serving
+
+
+async def test_a_call_that_is_cancelled_as_soon_as_it_is_sent_is_not_begun() -> None:
+    slow = Slow()
+    serving, client = await opened(slow)
+    client.send(Warm(1, "model"), Cancel(1), Warm(1, "model"))  # an id may be used again
+    slow.go.set()
+    assert (await client.receive()).id == 1
+    assert slow.asked == 1
+    client.close()
+    await serving

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save_model
 
 from runtime.door import socket_pair
 from runtime.engine.embedder import MAX_TEXT
+from runtime.engine.models.pull import pull_folder
+from runtime.engine.models.store import Store
+from runtime.engine.providers import PROVIDERS
 from runtime.engine.service import GATEWAY
-from runtime.frames import Cancel, Catalog, Connect, Drain, Embed, Embedded, ModelCard, Refused
+from runtime.frames import Cancel, Catalog, Connect, Drain, Embed, Embedded, ModelCard, Rank, Refused
+from tests.running import eventually
 
 from . import tiny
 from .process import Engine, running_engine
@@ -137,10 +145,99 @@ async def test_a_broken_model_is_refused_until_it_is_repaired(engine: Engine, tm
     (folder / "model.safetensors").write_bytes(weights[:100])
     async with engine.connect() as client:
         refused = await client.refusal(str(folder), ["hello"])
-        assert refused.code == "ENGINE_UNAVAILABLE"
+        assert refused.code == "MODEL_BROKEN"
         assert "model.safetensors" in refused.message
         (folder / "model.safetensors").write_bytes(weights)
         assert (await client.embed(str(folder), ["hello"])).end.rows == [1]
+
+
+async def test_tokens_are_counted_beyond_what_the_model_reads(engine: Engine) -> None:
+    async with engine.connect() as client:
+        assert await client.count("tiny", ["hello", "the father word", "word " * 100]) == [3, 5, 102]
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "words"), [(0, "at least 1"), (8, "may have 16"), (17, "no vectors of 17 numbers")]
+)
+async def test_dimensions_that_the_model_was_not_trained_for_are_refused(
+    dimensions: int, words: str, engine: Engine
+) -> None:
+    async with engine.connect() as client:
+        refused = await client.refusal("tiny", ["hello"], dimensions=dimensions)
+        assert refused.code == "INVALID_INPUT"
+        assert words in refused.message
+        assert (await client.embed("tiny", ["hello"], dimensions=tiny.HIDDEN)).rows.shape == (1, tiny.HIDDEN)
+
+
+async def test_a_model_trained_for_it_gives_shorter_vectors(models_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(models_dir / "tiny", tmp_path / "nested")
+    card = tmp_path / "nested" / "card.json"
+    facts = msgspec.json.decode(card.read_bytes())
+    card.write_bytes(msgspec.json.encode(facts | {"name": "nested", "matryoshka": [4, 8]}))
+    with running_engine(tmp_path) as engine:
+        async with engine.connect() as client:
+            (whole,) = (await client.embed("nested", ["hello"], normalize=False)).rows
+            result = await client.embed("nested", ["hello", "the word"], dimensions=8)
+            (plain,) = (await client.embed("nested", ["hello"], dimensions=4, normalize=False)).rows
+    assert result.rows.shape == (2, 8)
+    assert np.allclose(result.rows[0], whole[:8] / np.linalg.norm(whole[:8]), atol=1e-5)
+    assert np.allclose(plain, whole[:4], atol=1e-5)
+
+
+async def test_a_model_for_vectors_ranks_nothing(engine: Engine) -> None:
+    async with engine.connect() as client:
+        client.stream.send(Rank(id=1, model="tiny", query="hello", documents=["the word"]))
+        refused = await client.stream.receive()
+        assert isinstance(refused, Refused)
+        assert (refused.code, "cross-encoder" in refused.message) == ("INVALID_INPUT", True)
+
+
+def write_counting_ranker(folder: Path) -> None:
+    """A cross-encoder by whose score a document is as good as it has tokens."""
+    kind, names = TensorProto.INT64, ("input_ids", "attention_mask", "token_type_ids")
+    nodes = [
+        helper.make_node("Constant", [], ["axes"], value=numpy_helper.from_array(np.array([1]))),
+        helper.make_node("Cast", ["token_type_ids"], ["ones"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["ones", "axes"], ["sum"], keepdims=1),
+        helper.make_node(
+            "Constant", [], ["more"], value=numpy_helper.from_array(np.array([0.5], np.float32))
+        ),
+        helper.make_node("Add", ["sum", "more"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "ranker",
+        [helper.make_tensor_value_info(name, kind, ["batch", "sequence"]) for name in names],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save_model(model, str(folder / "model.onnx"))
+
+
+def counting_ranker(folder: Path) -> Path:
+    """The same as its authors would publish it."""
+    config = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    author = write_folder(folder, config=config)
+    (author / "model.safetensors").unlink()
+    write_counting_ranker(author)
+    return author
+
+
+async def test_a_cross_encoder_scores_documents_in_their_order(tmp_path: Path) -> None:
+    author = counting_ranker(tmp_path / "author")
+    store = Store(tmp_path / "models", {})
+    pull_folder(author, "ranker", store, lambda *_: None)
+    documents = ["the " * (number * 7 % 40 + 1) for number in range(200)]
+    with running_engine(tmp_path / "models") as engine:
+        async with engine.connect() as client:
+            ranked = await client.rank("ranker", "the father", documents)
+            refused = await client.refusal("ranker", ["hello"])
+    # [CLS] the father [SEP] … [SEP]: of 32 tokens a document has at most 27, and [SEP].
+    expected = [min(number * 7 % 40 + 1, tiny.POSITIONS - 5) + 1 for number in range(200)]
+    assert np.frombuffer(ranked.data, dtype="<f4").tolist() == [tokens + 0.5 for tokens in expected]
+    assert ranked.tokens == [tokens + 4 for tokens in expected]
+    assert ranked.truncated == [number for number in range(200) if number * 7 % 40 + 1 > 27]
+    assert (refused.code, "ranks documents" in refused.message) == ("INVALID_INPUT", True)
 
 
 async def test_a_cancelled_call_is_not_answered(engine: Engine) -> None:
@@ -203,9 +300,9 @@ async def test_the_gateway_hears_of_the_models_before_and_after_they_are_loaded(
     assert [len(catalog.preloaded) + len(catalog.failed) for catalog in told] == [0, 1, 2]
 
 
-def mapped(engine: Engine, library: str) -> bool:
-    """The process has loaded this library."""
-    return library in Path(f"/proc/{engine.process.pid}/maps").read_text()
+def mapped(engine: Engine, part: str) -> bool:
+    """The process has a file in memory whose path has this in it."""
+    return part in Path(f"/proc/{engine.process.pid}/maps").read_text()
 
 
 async def test_the_catalogue_goes_out_before_numpy_is_loaded(models_dir: Path) -> None:
@@ -219,6 +316,44 @@ async def test_the_catalogue_goes_out_before_numpy_is_loaded(models_dir: Path) -
             assert not mapped(engine, "onnxruntime")
             await client.warm("tiny")
             assert mapped(engine, "onnxruntime")
+
+
+async def test_a_model_runs_at_the_precision_that_the_engine_was_told(tmp_path: Path) -> None:
+    pull_folder(write_folder(tmp_path / "author"), "tiny", Store(tmp_path / "models", {}), lambda *_: None)
+    vectors = []
+    for precision in ("fp32", "int8"):
+        with running_engine(tmp_path / "models", precisions={"tiny": precision}) as engine:
+            async with engine.connect() as client:
+                vectors.append((await client.embed("tiny", ["the father word"])).rows[0])
+        made = (tmp_path / "models" / "tiny" / "packed.int8.onnx").exists()
+        assert made == (precision == "int8")
+    assert not np.array_equal(*vectors)
+    assert np.dot(*vectors) > 0.97
+
+
+async def test_a_model_beyond_the_bound_makes_room_for_the_next(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("looks into /proc")
+    author, store = write_folder(tmp_path / "author"), Store(tmp_path / "models", {})
+    for name in ("first", "second"):
+        pull_folder(author, name, store, lambda *_: None)
+    with running_engine(store.models_dir, models_bytes=1) as engine:
+        async with engine.connect() as client:
+            await client.warm("first")
+            assert mapped(engine, "models/first/")
+            await client.warm("second")
+            eventually(lambda: not mapped(engine, "models/first/"), "the first model is unloaded")
+            assert mapped(engine, "models/second/")
+
+
+async def test_a_provider_that_does_not_start_is_a_refusal_with_its_name(models_dir: Path) -> None:
+    if PROVIDERS["cuda"].library in onnxruntime.get_available_providers():
+        pytest.skip("it may start here")
+    with running_engine(models_dir, providers=["cuda"]) as engine:
+        async with engine.connect() as client:
+            refused = await client.refusal("tiny", ["hello"])
+    assert refused.code == "MODEL_BROKEN"
+    assert "cuda does not start on this machine" in refused.message
 
 
 async def test_only_the_gateway_is_told(engine: Engine) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 
-from runtime.engine.onnx import OnnxModel
+from runtime.engine.onnx import OnnxModel, Session
 from runtime.errors import StartError
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -57,25 +58,25 @@ PER_TEXT = ["batch", 3]
 def test_a_graph_gets_the_inputs_that_it_declares_in_its_own_types(tmp_path: Path, kind: int) -> None:
     names = ["input_ids", "attention_mask", "token_type_ids"]
     model = OnnxModel(write(tmp_path / "m.onnx", {"last_hidden_state": PER_TOKEN}, names, kind))
-    assert model.run([[1, 2], [3, 0]]).tolist() == TABLE[[[1, 2], [3, 0]]].tolist()
+    assert [rows.tolist() for rows in model.run([[1, 2], [3, 0]])] == TABLE[[[1, 2], [3, 0]]].tolist()
     assert model.per_token
 
 
 def test_the_last_hidden_state_is_preferred(tmp_path: Path) -> None:
     outputs = {"attentions": PER_TOKEN, "last_hidden_state": PER_TOKEN, "sentence_embedding": PER_TEXT}
-    assert OnnxModel(write(tmp_path / "m.onnx", outputs)).run([[1]])[0, 0, 0] == 103
+    assert OnnxModel(write(tmp_path / "m.onnx", outputs)).run([[1]])[0][0, 0] == 103
 
 
 def test_any_output_per_token_is_taken_before_one_per_text(tmp_path: Path) -> None:
     outputs = {"sentence_embedding": PER_TEXT, "token_embeddings": PER_TOKEN}
-    assert OnnxModel(write(tmp_path / "m.onnx", outputs)).run([[1]])[0, 0, 0] == 103
+    assert OnnxModel(write(tmp_path / "m.onnx", outputs)).run([[1]])[0][0, 0] == 103
 
 
 def test_a_graph_with_vectors_per_text_alone_gives_those(tmp_path: Path) -> None:
     outputs = {"pooler_output": PER_TEXT, "sentence_embedding": PER_TEXT}
     model = OnnxModel(write(tmp_path / "m.onnx", outputs))
     assert not model.per_token
-    assert model.run([[1, 1]]).tolist() == [[206, 208, 210]]
+    assert model.run([[1, 1]])[0].tolist() == [[206, 208, 210]]
 
 
 def test_a_graph_that_wants_something_else_is_refused_by_name(tmp_path: Path) -> None:
@@ -94,3 +95,27 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no graph")
     with pytest.raises(StartError, match=str(path)):
         OnnxModel(path)
+
+
+@pytest.mark.parametrize(("threads", "more"), [(1, 0), (2, 1), (3, 2)])
+def test_a_session_has_no_threads_but_those_it_was_told_to_have(
+    tmp_path: Path, threads: int, more: int
+) -> None:
+    """The one that calls it counts."""
+    path = write(tmp_path / "m.onnx", {"last_hidden_state": PER_TOKEN})
+    before = thread_ids()
+    session = Session(path, threads)
+    session.run("last_hidden_state", {"input_ids": np.array([[1, 2]])}, 2)
+    assert len(thread_ids() - before) == more
+
+
+def test_a_model_has_no_threads_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", {"last_hidden_state": PER_TOKEN})
+    before = thread_ids()
+    model = OnnxModel(path)
+    model.run([[1, 2]])
+    assert not thread_ids() - before
+
+
+def thread_ids() -> set[int]:
+    return {thread.id for thread in psutil.Process().threads()}

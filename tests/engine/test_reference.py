@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -52,18 +49,6 @@ async def test_a_vector_does_not_depend_on_what_ran_beside_it(engine: Engine) ->
             alone = await client.embed(EMBEDDED, [text])
             same = np.stack([together.rows[index + turn * len(TEXTS)] for turn in range(3)])
             assert cosines(same, np.repeat(alone.rows, 3, axis=0)).min() >= 1 - 1e-5
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is the C library's affair")
-async def test_memory_stays_flat_over_random_lengths(real_models_dir: Path) -> None:
-    texts = ["word " * length for length in random.Random(1).choices(range(1, 300), k=100)]
-    with running_engine(real_models_dir, EMBEDDED) as engine:
-        async with engine.connect() as client:
-            await client.warm(EMBEDDED)
-            process = psutil.Process(engine.process.pid)
-            before = process.memory_info().rss
-            await client.embed(EMBEDDED, texts)
-            assert process.memory_info().rss - before < 45 << 20
 
 
 async def test_each_token_has_a_vector_of_length_one(engine: Engine) -> None:
