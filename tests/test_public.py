@@ -96,9 +96,16 @@ SIGNATURES = {
     "runtime.wait_until": "(awaitable)",
     "runtime.ai.Session": "(model, *, host=None, api_key=None, mode=None)",
     "runtime.ai.Session.ready": "(self, *, timeout=60)",
-    "runtime.ai.Session.run": "(self, prompt, *, mean_pool=True, normalize=True, stream=False, timeout=60, "
-    "mode=None, **body)",
-    "runtime.ai.Session.embed": "(self, texts, *, normalize=True, timeout=60)",
+    "runtime.ai.Session.run": "(self, prompt, *, mean_pool=True, normalize=True, dimensions=None, "
+    "query=False, stream=False, timeout=60, mode=None, **body)",
+    "runtime.ai.Session.embed": "(self, texts, *, normalize=True, dimensions=None, query=False, timeout=60)",
+    "runtime.ai.Session.rank": "(self, query, documents, *, top=None, timeout=60)",
+    "runtime.ai.Session.count": "(self, text, *, timeout=60)",
+    "runtime.ai.Ranked": "(index, score, document)",
+    "runtime.ai.InferenceSession": "(path)",
+    "runtime.ai.InferenceSession.ready": "(self, *, timeout=60)",
+    "runtime.ai.InferenceSession.run": "(self, inputs, *, outputs=None, timeout=60)",
+    "runtime.ai.TensorInfo": "(name, dtype, shape)",
     "runtime.ai.Stream.aclose": "(self)",
     "runtime.ai.Stream.sse": "(self)",
     "runtime.ai.Stream.text": "(self)",
@@ -113,8 +120,9 @@ SIGNATURES = {
     "runtime.testing.FunctionClient.websocket": "(self, path='/', *, headers=None, subprotocols=())",
     "runtime.testing.FunctionClient.async_client": "(self)",
     "runtime.testing.FunctionClient.token": "(claims=None)",
-    "runtime.testing.FakeSession": "(model='gte-small', *, dimensions=None, max_tokens=None, replies=None, "
-    "mode=None)",
+    "runtime.testing.FakeSession": "(model='gte-small', *, dimensions=None, max_tokens=None, kind=None, "
+    "replies=None, mode=None)",
+    "runtime.testing.FakeInferenceSession": "(answer, path='model.onnx')",
 }
 
 
@@ -153,7 +161,13 @@ def test_every_public_name_says_what_it_is(name: str) -> None:
 
 
 def test_the_names_of_the_testing_kit_are_these() -> None:
-    assert testing.__all__ == ["AsyncFunctionClient", "Call", "FakeSession", "FunctionClient"]
+    assert testing.__all__ == [
+        "AsyncFunctionClient",
+        "Call",
+        "FakeInferenceSession",
+        "FakeSession",
+        "FunctionClient",
+    ]
 
 
 def test_types_are_part_of_the_package() -> None:

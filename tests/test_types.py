@@ -20,6 +20,7 @@ from runtime import ai, wait_until
 from runtime.testing import Call, FakeSession, FunctionClient
 
 session = ai.Session("gte-small")
+graph = ai.InferenceSession("model.onnx")
 
 
 async def handler(request: Request) -> Any:
@@ -34,6 +35,11 @@ async def handler(request: Request) -> Any:
     reveal_type(await session.run("a", stream=True, options={"seed": 1}))  # a stream
     reveal_type(await session.run({"messages": []}, stream=True, timeout=ai.Timeout(idle=5)))  # a stream too
     reveal_type((await session.embed(["a"])).dtype)  # bulk
+    reveal_type(await session.rank("a", ["b", "c"], top=1))  # ranked
+    reveal_type(await session.count("a"))  # a count
+    reveal_type(await session.count(["a", "b"]))  # counts
+    reveal_type((await graph.run({"x": [1.0]}, outputs=["y"]))["y"].shape)  # a shape
+    reveal_type(graph.inputs)  # declared
     reveal_type(session.last_usage)  # usage
     reveal_type(wait_until(work()))  # later
     return JSONResponse({"a": 1}, 201)
@@ -77,6 +83,11 @@ REVEALED = {
     "a stream": "Stream",
     "a stream too": "Stream",
     "bulk": "dtype[floating[_32Bit]]",
+    "ranked": "list[Ranked]",
+    "a count": "int",
+    "counts": "list[int]",
+    "a shape": "tuple[Any, ...]",
+    "declared": "list[TensorInfo]",
     "usage": "Usage | None",
     "later": "Task[int]",
     "a chunk": "Chunk",

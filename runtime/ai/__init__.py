@@ -1,10 +1,11 @@
-"""Embeddings and LLMs, for handlers."""
+"""Embeddings, rankings, graphs of one's own and LLMs, for handlers."""
 
 from __future__ import annotations
 
+from runtime.ai.inference import InferenceSession, TensorInfo
 from runtime.ai.llm.chunk import Chunk
 from runtime.ai.llm.stream import Stream
-from runtime.ai.session import Session, Usage
+from runtime.ai.session import Ranked, Session, Usage
 from runtime.ai.timeout import Timeout
 from runtime.errors import (
     AIError,
@@ -16,6 +17,7 @@ from runtime.errors import (
     InputTooLarge,
     InvalidInput,
     InvalidMode,
+    ModelBroken,
     ModelNotFound,
     UpstreamError,
 )
@@ -27,13 +29,17 @@ __all__ = [
     "HostNotConfigured",
     "HostUnreachable",
     "IncompleteStream",
+    "InferenceSession",
     "InferenceTimeout",
     "InputTooLarge",
     "InvalidInput",
     "InvalidMode",
+    "ModelBroken",
     "ModelNotFound",
+    "Ranked",
     "Session",
     "Stream",
+    "TensorInfo",
     "Timeout",
     "UpstreamError",
     "Usage",

@@ -22,6 +22,7 @@ class Host:
     def __init__(self, models: Iterable[ModelCard] = (), folder: str = "") -> None:
         self.models: dict[str, ModelCard] = {}
         self.folder = folder
+        self._beside = self._source = self._copy = ""
         self.engine = EngineClient()
         self.learn(models)
 
@@ -34,6 +35,29 @@ class Host:
         if model.startswith(("/", "./", "../")):
             return os.path.normpath(os.path.join(self.folder or os.getcwd(), model))
         return model if model in self.models else None
+
+    def settle(self, beside: str, source: str, copy: str) -> None:
+        """Where a function's files are.
+
+        Args:
+            beside: folder of its entry file, in the project.
+            source: folder that its files were taken from.
+            copy: where this process has them.
+        """
+        self._beside, self._source, self._copy = beside, source, copy
+
+    def graph(self, path: str) -> list[str]:
+        """Absolute paths that a graph's file may have, the best first.
+
+        A relative one starts beside the function's entry file, or at the project. The engine
+        reads the project's file, also when the function names its own copy (`__file__`).
+        """
+        if not os.path.isabs(path):
+            bases = (self._beside, self.folder or os.getcwd())
+            return list(dict.fromkeys(os.path.normpath(os.path.join(base, path)) for base in bases if base))
+        own = os.path.relpath(path, self._copy) if self._copy else os.pardir
+        copied = own.split(os.sep)[0] != os.pardir
+        return [os.path.normpath(os.path.join(self._source, own) if copied else path)]
 
     def server(self, model: str, host: str | None, key: str | None, mode: str | None) -> Server | None:
         """The LLM server of a session for this model; as `Server.find` has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -12,7 +13,7 @@ import msgspec
 
 from runtime.ai import host as hosts
 from runtime.ai.engine import Result
-from runtime.ai.texts import checked, grouped, vectors
+from runtime.ai.texts import checked, checked_query, grouped, vectors
 from runtime.ai.timeout import Clock, Timeout, timeout_of
 from runtime.errors import InvalidInput, ModelNotFound
 
@@ -36,6 +37,20 @@ class Usage(msgspec.Struct, frozen=True):
 
     tokens: int
     truncated: tuple[int, ...]
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A document as `Session.rank` found it.
+
+    Attributes:
+        index: which of the documents it is.
+        score: how well it answers the query, in numbers of the model's own: more is better.
+        document: its text.
+    """
+
+    index: int
+    score: float
+    document: str
 
 
 _usage: ContextVar[WeakKeyDictionary[Session, Usage] | None] = ContextVar("runtime.ai.usage", default=None)
@@ -125,6 +140,8 @@ class Session:
         *,
         mean_pool: Literal[True] = True,
         normalize: bool = True,
+        dimensions: int | None = None,
+        query: bool = False,
         timeout: Timeout | float | None = 60,
     ) -> list[list[float]]: ...
 
@@ -135,6 +152,8 @@ class Session:
         *,
         mean_pool: Literal[False],
         normalize: bool = True,
+        dimensions: int | None = None,
+        query: bool = False,
         timeout: Timeout | float | None = 60,
     ) -> list[list[list[float]]]: ...
 
@@ -145,6 +164,8 @@ class Session:
         *,
         mean_pool: bool = True,
         normalize: bool = True,
+        dimensions: int | None = None,
+        query: bool = False,
         stream: bool = False,
         timeout: Timeout | float | None = 60,
         mode: str | None = None,
@@ -157,6 +178,8 @@ class Session:
         *,
         mean_pool: bool = True,
         normalize: bool = True,
+        dimensions: int | None = None,
+        query: bool = False,
         stream: bool = False,
         timeout: Timeout | float | None = 60,
         mode: str | None = None,
@@ -172,6 +195,10 @@ class Session:
         Args:
             mean_pool: one vector per text; False: one per token.
             normalize: scale each vector to length 1.
+            dimensions: cut each vector to so many numbers, before it is scaled; for models that
+                were trained for it (Matryoshka). None: all of them.
+            query: the texts are questions: what the model's authors want before those is put
+                before them, instead of what they want before documents. Most models want nothing.
             stream: give pieces as they come; wins over a `stream` in the prompt.
             timeout: seconds for the whole call, a stream's last piece included; or a `Timeout`.
             mode: this call's, instead of the session's.
@@ -190,57 +217,156 @@ class Session:
             from runtime.ai.llm import remote  # imports httpx2, which embedding alone does not need
 
             limits = timeout_of(timeout)
-            content = _content(prompt)
+            if not isinstance(prompt, str | Mapping):
+                raise InvalidInput(f"{_no_prompt(prompt)}; {self._pull_hint}")
+            body |= {} if dimensions is None else {"dimensions": dimensions}
+            body |= {"query": query} if query else {}
             return await remote.ask(
-                self._server, self.model, content, body, stream=stream, timeout=limits, mode=mode
+                self._server, self.model, prompt, body, stream=stream, timeout=limits, mode=mode
             )
         self._refuse_llm_options(stream=stream, mode=mode, **body)
         texts = checked(prompt)
-        result = await self._embed(texts, mean_pool, normalize, timeout)
+        result = await self._embed(texts, mean_pool, normalize, dimensions, query, timeout)
         rows = vectors(result.data, result.dimensions) if texts else []
         shaped = rows if mean_pool else grouped(rows, result.rows)
         return shaped[0] if isinstance(prompt, str) else shaped
 
     async def embed(
-        self, texts: Sequence[str], *, normalize: bool = True, timeout: Timeout | float | None = 60
+        self,
+        texts: Sequence[str],
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        query: bool = False,
+        timeout: Timeout | float | None = 60,
     ) -> NDArray[np.float32]:
         """Many texts as one float32 array `[len(texts), dimensions]`. Needs numpy; raises as `run` does."""
         import numpy as np
 
-        if self._local is None:
-            raise InvalidInput(f"{self.model!r} is an LLM server's: embed() works with local models")
-        if isinstance(texts, str):
-            raise InvalidInput("texts is str: give a list of strings (run() takes a single one)")
-        result = await self._embed(checked(texts, "texts"), True, normalize, timeout)
+        self._local_name("embed")
+        _refuse_string(texts, "texts", "run() takes a single one")
+        result = await self._embed(checked(texts, "texts"), True, normalize, dimensions, query, timeout)
         return np.frombuffer(result.data, "<f4").reshape(len(texts), result.dimensions)
 
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top: int | None = None,
+        timeout: Timeout | float | None = 60,
+    ) -> list[Ranked]:
+        """The documents, those first that answer the query best. For cross-encoders.
+
+        Args:
+            query: at most 16384 characters.
+            top: give no more than so many; None: all.
+            timeout: seconds for the whole call; only `total` of a `Timeout` counts.
+
+        Raises:
+            InvalidInput: something is no text or empty, or the model is none that ranks.
+            InputTooLarge: the query is too long, or a document is over 512 KB.
+            AIError: as `run` does.
+        """
+        name = self._local_name("rank")
+        self._check_kind(name, "ranking")
+        _refuse_string(documents, "documents", "there is nothing to rank in one")
+        _check_number(top, "top")
+        query, texts = checked_query(query), checked(documents, "documents")
+        if not texts:
+            return []
+        clock = Clock(timeout_of(timeout), self.model)
+        scores = await clock.bounded(self._host.engine.rank(name, query, texts))
+        self._report("documents", scores.tokens, scores.truncated, "pairs of query and document")
+        ranked = [Ranked(at, score, texts[at]) for at, score in enumerate(scores.scores)]
+        return sorted(ranked, key=lambda found: -found.score)[:top]
+
+    @overload
+    async def count(self, text: str, *, timeout: Timeout | float | None = 60) -> int: ...
+
+    @overload
+    async def count(
+        self, text: list[str] | tuple[str, ...], *, timeout: Timeout | float | None = 60
+    ) -> list[int]: ...
+
+    async def count(
+        self, text: str | list[str] | tuple[str, ...], *, timeout: Timeout | float | None = 60
+    ) -> int | list[int]:
+        """How many tokens a text has for this model, or each of a list of them.
+
+        The special tokens and the prefix that the model wants are counted, and so is what it
+        would cut off for being too long. Nothing is computed but that. Raises as `run` does.
+        """
+        name = self._local_name("count")
+        texts = checked(text, "text")
+        clock = Clock(timeout_of(timeout), self.model)
+        counts = await clock.bounded(self._host.engine.count(name, texts)) if texts else []
+        return counts[0] if isinstance(text, str) else counts
+
     async def _embed(
-        self, texts: list[str], mean_pool: bool, normalize: bool, timeout: Timeout | float | None
+        self,
+        texts: list[str],
+        mean_pool: bool,
+        normalize: bool,
+        dimensions: int | None,
+        query: bool,
+        timeout: Timeout | float | None,
     ) -> Result:
         assert self._local is not None
         host = self._host
+        self._check_kind(self._local, "embedding")
+        _check_number(dimensions, "dimensions")
+        _check_flags(mean_pool=mean_pool, normalize=normalize, query=query)
         if not texts:
             card = host.models.get(self._local)
-            return Result(bytearray(), card.dimensions if card else 0, [], [], [])
+            return Result(bytearray(), dimensions or (card.dimensions if card else 0), [], [], [])
         clock = Clock(timeout_of(timeout), self.model)
         result = await clock.bounded(
-            host.engine.embed(self._local, texts, mean_pool=mean_pool, normalize=normalize)
+            host.engine.embed(
+                self._local,
+                texts,
+                mean_pool=mean_pool,
+                normalize=normalize,
+                dimensions=dimensions,
+                query=query,
+            )
         )
-        self._report(result)
+        self._report("texts", result.tokens, result.truncated)
         return result
 
-    def _report(self, result: Result) -> None:
+    def _local_name(self, method: str) -> str:
+        if self._local is None:
+            who = f"{self.model!r} is an LLM server's"
+            raise InvalidInput(f"{who}: {method}() works with local models; {self._pull_hint}")
+        return self._local
+
+    @property
+    def _pull_hint(self) -> str:
+        """What to do if it was meant to be a local model."""
+        if self._server is None or self._server.source == "host":
+            return "a local model's session has no `host`"
+        return f"no local model has this name; if the catalogue has it: `functions models pull {self.model}`"
+
+    def _check_kind(self, name: str, kind: str) -> None:
+        """Of a folder only the engine knows it, which says the same."""
+        card = self._host.models.get(name)
+        if card is not None and card.kind not in (kind, ""):
+            raise InvalidInput(f"{self.model!r} {_KINDS[card.kind]}")
+
+    def _report(self, where: str, tokens: list[int], truncated: list[int], what: str = "texts") -> None:
         usage: WeakKeyDictionary[Session, Usage] = WeakKeyDictionary(_usage.get() or {})
-        usage[self] = Usage(sum(result.tokens), tuple(result.truncated))
+        usage[self] = Usage(sum(tokens), tuple(truncated))
         _usage.set(usage)
-        if result.truncated:
-            first = result.truncated[0]
+        if truncated:
+            first = truncated[0]
             log.warning(
-                "%s reads %d tokens of a text: %d of %d texts were longer and cut, the first is texts[%d]",
+                "%s reads %d tokens: %d of %d %s were longer and cut, the first is that of %s[%d]",
                 self.model,
-                result.tokens[first],
-                len(result.truncated),
-                len(result.rows),
+                tokens[first],
+                len(truncated),
+                len(tokens),
+                what,
+                where,
                 first,
             )
 
@@ -252,17 +378,40 @@ class Session:
             raise InvalidInput(f"{self.model!r} is a local embedding model: it takes no {name!r}")
 
 
-def _content(prompt: object) -> str | Mapping[str, Any]:
-    if isinstance(prompt, str | Mapping):
-        return prompt
-    raise InvalidInput(
-        f"prompt is {type(prompt).__name__}: give a string, or the API's own body as a mapping"
-    )
+_KINDS = {
+    "embedding": "is an embedding model and ranks nothing: take a cross-encoder, or compare vectors of run()",
+    "ranking": "ranks documents and gives no vectors: call rank(query, documents), or take another model",
+}
+
+
+def _refuse_string(value: object, name: str, hint: str) -> None:
+    if isinstance(value, str):
+        raise InvalidInput(f"{name} is str: give a list of strings ({hint})")
+
+
+def _check_number(value: object, name: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, int) and abs(value) > sys.maxsize:
+        raise InvalidInput(f"{name} is too large a number: give one up to {sys.maxsize}, or None")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInput(f"{name} is {value!r}: give a whole number of 1 or more, or None")
+
+
+def _check_flags(**flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{name} is {type(value).__name__}: give True or False")
+
+
+def _no_prompt(prompt: object) -> str:
+    return f"prompt is {type(prompt).__name__}: give a string, or the API's own body as a mapping"
 
 
 def _not_found(model: str, host: hosts.Host) -> str:
     names = ", ".join(sorted(host.models)) or "none"
     return (
-        f"There is no local model {model!r} (there are: {names}; see `functions models list`). If an LLM "
-        "server has it, set AI_INFERENCE_API_HOST in supabase/functions/.env, e.g. to http://localhost:11434"
+        f"There is no local model {model!r} (there are: {names}). If the catalogue has it (`functions models "
+        f"list --all`), bring it with `functions models pull {model}`. If an LLM server has it, set "
+        "AI_INFERENCE_API_HOST in supabase/functions/.env, e.g. to http://localhost:11434"
     )

@@ -9,6 +9,8 @@ from runtime.errors import InputTooLarge, InvalidInput
 
 MAX_TEXT = 512 * 1024
 """One text may be at most this many bytes of UTF-8."""
+MAX_QUERY = 16 * 1024
+"""A query may be at most this many characters: it is read again with every document."""
 PART_BYTES = 256 * 1024
 PART_TEXTS = 64
 
@@ -34,7 +36,7 @@ def _check(text: object, where: str) -> None:
     if not isinstance(text, str):
         raise InvalidInput(f"{where} is {type(text).__name__}: give a string")
     if not text:
-        raise InvalidInput(f"{where} is empty: there is nothing to embed")
+        raise InvalidInput(f"{where} is empty: there is nothing to read")
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
@@ -44,6 +46,21 @@ def _check(text: object, where: str) -> None:
             f"{where} is {size} bytes of UTF-8; one text may have {MAX_TEXT}. A model reads a few hundred "
             "words and ignores the rest: split the text into passages and give a list of them"
         )
+
+
+def checked_query(query: object) -> str:
+    """What documents shall be ranked by.
+
+    Raises:
+        InvalidInput: it is no text, or empty.
+        InputTooLarge: it is over `MAX_QUERY`.
+    """
+    if not isinstance(query, str):
+        raise InvalidInput(f"query is {type(query).__name__}: give a string")
+    _check(query, "query")
+    if len(query) > MAX_QUERY:
+        raise InputTooLarge(f"query has {len(query)} characters; it may have {MAX_QUERY}: shorten it")
+    return query
 
 
 def parts(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -16,13 +16,15 @@
 `FunctionClient` runs the server's own gateway and worker code in the test's process, so
 what a client sees is what it would see of `functions serve`; breakpoints, coverage and
 monkeypatching work. `FakeSession` is `ai.Session` with its model replaced: vectors that
-depend on the text alone, answers that the test has written.
+depend on the text alone, answers that the test has written. `FakeInferenceSession` replaces a
+graph; without it, the project's graphs are run in the test's process.
 """
 
 from __future__ import annotations
 
 from runtime.testing.client import AsyncFunctionClient, FunctionClient
+from runtime.testing.graph import FakeInferenceSession
 from runtime.testing.model import Call
 from runtime.testing.session import FakeSession
 
-__all__ = ["AsyncFunctionClient", "Call", "FakeSession", "FunctionClient"]
+__all__ = ["AsyncFunctionClient", "Call", "FakeInferenceSession", "FakeSession", "FunctionClient"]

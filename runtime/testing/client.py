@@ -18,6 +18,7 @@ from runtime.project.environment import HANDED_ON
 from runtime.project.keys import sign_role_key
 from runtime.project.load import find_root, load
 from runtime.project.settings import Options, Project
+from runtime.testing.graph import FakeInferenceSession
 from runtime.testing.house import House
 from runtime.testing.session import FakeHost, FakeSession
 
@@ -66,7 +67,9 @@ class FunctionClient(_Addressed, httpx2.Client):
         sessions: the models that `ai.Session` finds. A mapping: these and no others; a
             `FakeSession`: this one, whatever the name; None: models of the catalogue, folders,
             hub repositories and the value of `EMBEDDING_MODEL` give fake vectors, and any other
-            name is a language model that fails until it is given replies.
+            name is a language model that fails until it is given replies. A graph of
+            `ai.InferenceSession` is found by its path or its file's name, if the mapping has it;
+            any other is the project's own.
         claims: of the token that is sent with every request; None: the anon key's.
         verify_jwt: False: as `functions serve --no-verify-jwt`.
         raise_errors: raise what the function raised, instead of its answer: at the request, for
@@ -84,7 +87,7 @@ class FunctionClient(_Addressed, httpx2.Client):
         *,
         root: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
-        sessions: Mapping[str, FakeSession] | FakeSession | None = None,
+        sessions: Mapping[str, FakeSession | FakeInferenceSession] | FakeSession | None = None,
         claims: Mapping[str, Any] | None = None,
         verify_jwt: bool = True,
         raise_errors: bool = False,

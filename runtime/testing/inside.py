@@ -36,7 +36,7 @@ class InsideWorker(Worker):
     is_late: Callable[[], bool]
 
     async def _load(self) -> None:
-        hosts.use(self.models)
+        hosts.use(self.models).folder = self._boot.model_folders
         await super()._load()
 
     def explain(self, error: BaseException) -> str:

@@ -23,11 +23,14 @@ class Call(msgspec.Struct, frozen=True):
 
     Attributes:
         model: the name that the session was made with.
-        texts: what was to be embedded; empty for a language model.
+        texts: what was to be embedded, ranked or counted; empty for a language model.
         mean_pool: one vector per text.
         normalize: vectors of length 1.
         body: what was sent to the language model's API; empty for embeddings.
         path: where it was sent, like `/api/generate`; empty for embeddings.
+        query: what the texts were to be ranked by; empty for all else.
+        dimensions: what the vectors were to be cut to.
+        questions: the texts were said to be such.
     """
 
     model: str
@@ -36,6 +39,9 @@ class Call(msgspec.Struct, frozen=True):
     normalize: bool = True
     body: dict[str, Any] = {}
     path: str = ""
+    query: str = ""
+    dimensions: int | None = None
+    questions: bool = False
 
     @property
     def prompt(self) -> str:
@@ -50,17 +56,42 @@ class FakeModel:
 
     Args:
         replies: None: it embeds texts.
+        kind: "embedding", "ranking", or empty for both.
+        lengths: that its vectors may be cut to; None: to any.
 
     Attributes:
         calls: what it was asked so far.
     """
 
-    def __init__(self, dimensions: int, max_tokens: int, replies: Replies | None, mode: str | None) -> None:
+    def __init__(
+        self,
+        dimensions: int,
+        max_tokens: int,
+        replies: Replies | None,
+        mode: str | None,
+        kind: str = "",
+        lengths: tuple[int, ...] | None = None,
+    ) -> None:
         self.dimensions, self.max_tokens, self.mode = dimensions, max_tokens, mode
+        self.kind, self._lengths = kind, lengths
         self.calls: list[Call] = []
         self.embeds = replies is None
         self._script, self._several = _script(replies)
         self._asked = 0
+
+    def check(self, model: str, dimensions: int | None) -> None:
+        """Whether its vectors may be cut to so many numbers.
+
+        Raises:
+            InvalidInput: they may not.
+        """
+        allowed = range(1, self.dimensions + 1) if self._lengths is None else self._lengths
+        if dimensions not in (None, self.dimensions, *allowed):
+            said = f"at most {self.dimensions}" if self._lengths is None else ""
+            said = said or ", ".join(map(str, sorted({*allowed, self.dimensions})))
+            raise InvalidInput(
+                f"Model {model!r} has no vectors of {dimensions} numbers: its vectors may have {said}"
+            )
 
     def answer(self, call: Call) -> Answer:
         """What it says to this call.

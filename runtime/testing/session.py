@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.ai import host as hosts
-from runtime.ai.engine import EngineClient, Result
+from runtime.ai.engine import EngineClient, Result, Scores
 from runtime.ai.llm.server import Server, checked_mode
 from runtime.ai.session import Session
-from runtime.frames import ModelCard
+from runtime.errors import InvalidInput
+from runtime.frames import ModelCard, Opened
+from runtime.tensors import Cargo
 from runtime.testing import vectors
+from runtime.testing.graph import FakeInferenceSession, OwnGraphs, arrived
 from runtime.testing.llm import ScriptedServer
 from runtime.testing.model import Call, FakeModel, Replies
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Kind = Literal["embedding", "ranking"]
 
 _DIMENSIONS, _MAX_TOKENS = 384, 512
 _NOWHERE = "http://llm.invalid"
@@ -24,7 +33,8 @@ class FakeSession(Session):
     """`ai.Session` with a model that is not there; the rest of it is the real one.
 
     Without `replies` it embeds: vectors depend on the text alone, and texts that share words
-    are near each other. With `replies` it is a language model:
+    are near each other. It ranks: documents that share words with the query come first. With
+    `replies` it is a language model:
 
         FakeSession(replies=["Hello", " world"])                 these pieces, at every call
         FakeSession(replies=[["First"], ["Second", " answer"]])  one list for each call
@@ -40,11 +50,14 @@ class FakeSession(Session):
         dimensions: length of a vector; None: the model's own, 384 for one that is not known.
         max_tokens: longer texts are cut, and `last_usage` says so; None: the model's own, or 512.
             A word or a sign counts as one, and so do a text's beginning and end.
+        kind: "embedding" or "ranking": it does this alone; None: what the catalogue says, and of
+            a model that is not in it, both.
         replies: what a language model answers.
         mode: "ollama" or "openaicompatible", where neither the session nor the call says.
 
     Raises:
         InvalidMode: unknown `mode`.
+        InvalidInput: unknown `kind`.
     """
 
     def __init__(
@@ -53,15 +66,20 @@ class FakeSession(Session):
         *,
         dimensions: int | None = None,
         max_tokens: int | None = None,
+        kind: Kind | None = None,
         replies: Replies | None = None,
         mode: str | None = None,
     ) -> None:
-        known = _known(model)
+        if kind not in (None, *get_args(Kind)):
+            raise InvalidInput(f"kind is {kind!r}: give 'embedding', 'ranking' or None")
+        known, lengths = _known(model)
         self.fake = FakeModel(
             dimensions or known.dimensions,
             max_tokens or known.max_tokens,
             replies,
             None if mode is None else checked_mode(mode),
+            kind or known.kind,
+            lengths,
         )
         self._own_host = FakeHost({model: self}, closed=True)
         super().__init__(model)
@@ -76,13 +94,18 @@ class FakeSession(Session):
         return self._own_host
 
 
-def _known(model: str) -> ModelCard:
+def _known(model: str) -> tuple[ModelCard, tuple[int, ...] | None]:
+    """What the catalogue says of a model, and the lengths that its vectors may be cut to; None: to any."""
     from runtime.engine.models import catalogue
 
     entry = catalogue.load().get(model)
     if entry is None:
-        return ModelCard(model, _DIMENSIONS, _MAX_TOKENS)
-    return ModelCard(model, entry.dimensions, entry.max_tokens)
+        return ModelCard(model, _DIMENSIONS, _MAX_TOKENS, ""), None
+    return ModelCard(model, entry.dimensions, entry.max_tokens, entry.kind), entry.matryoshka
+
+
+def _card(model: str, fake: FakeModel) -> ModelCard:
+    return ModelCard(model, fake.dimensions, fake.max_tokens, fake.kind)
 
 
 class FakeHost(hosts.Host):
@@ -96,19 +119,19 @@ class FakeHost(hosts.Host):
     """
 
     def __init__(
-        self, sessions: Mapping[str, FakeSession] | FakeSession | None, *, closed: bool = False
+        self,
+        sessions: Mapping[str, FakeSession | FakeInferenceSession] | FakeSession | None,
+        *,
+        closed: bool = False,
     ) -> None:
         self._every = sessions if isinstance(sessions, FakeSession) else None
         self._lenient = sessions is None
         self._closed = closed
         self._servers: dict[FakeModel, ScriptedServer] = {}
-        self.sessions = dict(sessions) if isinstance(sessions, Mapping) else {}
-        cards = [
-            ModelCard(name, fake.fake.dimensions, fake.fake.max_tokens)
-            for name, fake in self.sessions.items()
-            if fake.fake.embeds
-        ]
-        super().__init__(cards)
+        given = dict(sessions) if isinstance(sessions, Mapping) else {}
+        self.sessions = {name: fake for name, fake in given.items() if isinstance(fake, FakeSession)}
+        self.graphs = {path: fake for path, fake in given.items() if isinstance(fake, FakeInferenceSession)}
+        super().__init__(_card(name, fake.fake) for name, fake in self.sessions.items() if fake.fake.embeds)
         self.engine = FakeEngine(self)
 
     def fake(self, model: str) -> FakeModel | None:
@@ -123,8 +146,18 @@ class FakeHost(hosts.Host):
         fake = self.fake(model)
         if fake is None or not fake.embeds or (self._lenient and not self._looks_local(model)):
             return None
-        self.models.setdefault(model, ModelCard(model, fake.dimensions, fake.max_tokens))
+        self.models.setdefault(model, _card(model, fake))
         return model
+
+    def graph(self, path: str) -> list[str]:
+        """The fake of this path, or of this file's name; else the project's file."""
+        found = next((name for name in (path, os.path.basename(path)) if name in self.graphs), None)
+        return super().graph(path) if found is None else [found]
+
+    @property
+    def root(self) -> str:
+        """The folder that graphs lie in."""
+        return os.path.realpath(self.folder or os.getcwd())
 
     @staticmethod
     def _looks_local(model: str) -> bool:
@@ -153,30 +186,75 @@ class FakeEngine(EngineClient):
 
     def __init__(self, host: FakeHost) -> None:
         super().__init__()
-        self._fakes = host
+        self._fakes, self._own = host, OwnGraphs()
 
-    async def embed(
-        self, model: str, texts: list[str], *, mean_pool: bool = True, normalize: bool = True
-    ) -> Result:
-        """The fake vectors of some texts."""
+    def _fake(self, model: str) -> FakeModel:
         fake = self._fakes.fake(model)
         assert fake is not None, model
-        fake.calls.append(Call(model, texts, mean_pool, normalize))
+        return fake
+
+    async def embed(
+        self,
+        model: str,
+        texts: list[str],
+        *,
+        mean_pool: bool = True,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        query: bool = False,
+    ) -> Result:
+        """The fake vectors of some texts: those of questions are no others."""
+        fake = self._fake(model)
+        call = Call(model, texts, mean_pool, normalize, dimensions=dimensions, questions=query)
+        fake.calls.append(call)
+        fake.check(model, dimensions)
         read = [vectors.tokens(text, fake.max_tokens) for text in texts]
         data = bytearray()
         for text in texts:
-            for row in _rows(text, fake, mean_pool, normalize):
+            for row in _rows(text, fake, mean_pool, normalize, dimensions):
                 data += row.tobytes()
         counts = [len(words) for words, _ in read]
         cut = [index for index, (_, was_cut) in enumerate(read) if was_cut]
-        return Result(data, fake.dimensions, [1] * len(texts) if mean_pool else counts, counts, cut)
+        return Result(
+            data, dimensions or fake.dimensions, [1] * len(texts) if mean_pool else counts, counts, cut
+        )
+
+    async def rank(self, model: str, query: str, documents: list[str]) -> Scores:
+        """Scores by the words that a document shares with the query."""
+        fake = self._fake(model)
+        fake.calls.append(Call(model, documents, query=query))
+        before = len(vectors.tokens(query, fake.max_tokens)[0]) - 1
+        read = [vectors.tokens(text, max(fake.max_tokens - before, 3)) for text in documents]
+        scores = [vectors.score(query, words[1:-1]) for words, _ in read]
+        counts = [before + len(words) for words, _ in read]
+        return Scores(scores, counts, [index for index, (_, was_cut) in enumerate(read) if was_cut])
+
+    async def count(self, model: str, texts: list[str]) -> list[int]:
+        """Words and signs, the beginning and the end."""
+        self._fake(model).calls.append(Call(model, texts))
+        return [len(vectors.tokens(text, len(text) + 2)[0]) for text in texts]
 
     async def warm(self, model: str) -> None:
         """It is."""
 
+    async def open(self, paths: list[str]) -> Opened:
+        """What a graph of the project declares; a fake one declares nothing."""
+        if paths[0] in self._fakes.graphs:
+            return Opened(0, [], [])
+        return self._own.open(paths, self._fakes.root)
 
-def _rows(text: str, fake: FakeModel, mean_pool: bool, normalize: bool) -> list[array[float]]:
+    async def run(self, paths: list[str], inputs: Cargo, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """What a fake graph answers; one of the project is run."""
+        fake = self._fakes.graphs.get(paths[0])
+        if fake is not None:
+            return fake.answer(arrived(inputs), outputs)
+        return await self._own.run(paths, self._fakes.root, inputs, outputs)
+
+
+def _rows(
+    text: str, fake: FakeModel, mean_pool: bool, normalize: bool, keep: int | None
+) -> list[array[float]]:
     most, dimensions = fake.max_tokens, fake.dimensions
     if mean_pool:
-        return [vectors.of_text(text, most, dimensions, normalize=normalize)]
-    return vectors.of_tokens(text, most, dimensions, normalize=normalize)
+        return [vectors.of_text(text, most, dimensions, normalize=normalize, keep=keep)]
+    return vectors.of_tokens(text, most, dimensions, normalize=normalize, keep=keep)

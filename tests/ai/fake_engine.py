@@ -13,7 +13,26 @@ import msgspec
 from runtime.channel import Stream, open_stream
 from runtime.door import socket_pair
 from runtime.errors import ChannelClosed
-from runtime.frames import Cancel, Embed, Embedded, EngineCall, Refused, Vectors, Warm
+from runtime.frames import (
+    Cancel,
+    Count,
+    Counted,
+    Declared,
+    Embed,
+    Embedded,
+    EngineCall,
+    Open,
+    Opened,
+    Piece,
+    Ran,
+    Rank,
+    Ranked,
+    Refused,
+    Run,
+    Vectors,
+    Warm,
+)
+from runtime.tensors import Parcel
 
 DIMENSIONS = 4
 MAXIMUM = 512
@@ -26,6 +45,11 @@ def row(text: str, token: int = 0) -> list[float]:
     return [float(len(text)), float(ord(text[0])), float(ord(text[-1])), float(token)]
 
 
+def score(query: str, document: str) -> float:
+    """Of a document: exact in float32."""
+    return len(document) + len(query) / 1024
+
+
 def tokens(text: str) -> int:
     return min(len(text.split()) + 2, MAXIMUM)
 
@@ -34,14 +58,19 @@ class FakeEngine:
     """
     Attributes:
         seen: every frame, in order of arrival.
+        pieces: how many of arrays have come.
         answering: False: it takes calls and says nothing.
         refuse: answer every call with this refusal.
+        declared: type of the input that every graph has.
     """
 
     def __init__(self) -> None:
         self.seen: list[EngineCall] = []
         self.answering = True
+        self.pieces = 0
+        self.declared = "float32"
         self.refuse: tuple[str, str] | None = None
+        self._parcels: dict[int, Parcel] = {}
         self._changed = asyncio.Event()
         self._streams: list[Stream[EngineCall]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,8 +108,32 @@ class FakeEngine:
             stream.send(Refused(frame.id, *self.refuse))
         elif isinstance(frame, Warm):
             stream.send(Embedded(frame.id, DIMENSIONS, [], [], []))
-        else:
+        elif isinstance(frame, Rank):
+            self._rank(frame, stream)
+        elif isinstance(frame, Count):
+            stream.send(Counted(frame.id, [tokens(text) for text in frame.texts]))
+        elif isinstance(frame, Open):
+            stream.send(Opened(frame.id, [Declared("x", self.declared, ["n", None])], []))
+        elif isinstance(frame, Run):
+            self._parcels[frame.id] = Parcel(frame.tensors)
+            self._echo(frame, stream)
+        elif isinstance(frame, Embed):
             self._embed(frame, stream)
+
+    def _rank(self, frame: Rank, stream: Stream[EngineCall]) -> None:
+        scores = array("f", [score(frame.query, document) for document in frame.documents])
+        counts = [tokens(document) for document in frame.documents]
+        cut = [index for index, count in enumerate(counts) if count == MAXIMUM]
+        stream.send(Ranked(frame.id, scores.tobytes(), counts, cut))
+
+    def _echo(self, frame: Run, stream: Stream[EngineCall]) -> None:
+        """The inputs of a run, if they have all arrived."""
+        parcel = self._parcels[frame.id]
+        if parcel.whole:
+            stream.send(Ran(frame.id, frame.tensors))
+            for _, data in parcel.each():
+                for start in range(0, len(data), 1000):
+                    stream.send(Piece(frame.id, bytes(data[start : start + 1000])))
 
     def _embed(self, frame: Embed, stream: Stream[EngineCall]) -> None:
         counts = [tokens(text) for text in frame.texts]
@@ -91,10 +144,21 @@ class FakeEngine:
         cut = [index for index, text in enumerate(frame.texts) if len(text.split()) + 2 > MAXIMUM]
         stream.send(Embedded(frame.id, DIMENSIONS, rows, counts, cut))
 
+    def _arrived(self, piece: Piece, stream: Stream[EngineCall]) -> None:
+        self.pieces += 1
+        self._changed.set()
+        if piece.id in self._parcels:
+            self._parcels[piece.id].add(piece.data)
+            run = next(frame for frame in self.seen if isinstance(frame, Run) and frame.id == piece.id)
+            self._echo(run, stream)
+
     async def _serve(self, stream: Stream[EngineCall]) -> None:
         try:
             while True:
                 frame = await stream.receive()
+                if isinstance(frame, Piece):
+                    self._arrived(frame, stream)
+                    continue
                 self.seen.append(frame)
                 self._changed.set()
                 if self.answering:

@@ -15,13 +15,17 @@ def test_the_public_names_are_these() -> None:
         "HostNotConfigured",
         "HostUnreachable",
         "IncompleteStream",
+        "InferenceSession",
         "InferenceTimeout",
         "InputTooLarge",
         "InvalidInput",
         "InvalidMode",
+        "ModelBroken",
         "ModelNotFound",
+        "Ranked",
         "Session",
         "Stream",
+        "TensorInfo",
         "Timeout",
         "UpstreamError",
         "Usage",
@@ -35,7 +39,7 @@ def test_every_error_is_one_of_ours_and_caught_as_an_ai_error() -> None:
         for name in ai.__all__
         if isinstance(value := getattr(ai, name), type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 11
+    assert len(errors) == 12
     assert all(issubclass(error, ai.AIError) and issubclass(error, FunctionsError) for error in errors)
 
 

@@ -13,7 +13,7 @@ import pytest
 from runtime import ai
 from runtime.ai import host
 from runtime.frames import Cancel, ModelCard, Warm
-from tests.ai.fake_engine import DIMENSIONS, FakeEngine, fake_engine, row
+from tests.ai.fake_engine import DIMENSIONS, FakeEngine, fake_engine, row, score
 
 pytestmark = pytest.mark.anyio
 CARD = ModelCard("gte-small", DIMENSIONS, 512)
@@ -176,11 +176,12 @@ async def test_a_local_model_wins_over_the_llm_server(monkeypatch: pytest.Monkey
         assert await ai.Session("gte-small").run("x") == row("x")
 
 
-def test_an_unknown_model_without_an_llm_server_is_an_error_with_both_ways_out() -> None:
+def test_an_unknown_model_without_an_llm_server_is_an_error_with_all_ways_out() -> None:
     host.install([CARD, ModelCard("other", 4, 8)])
     with pytest.raises(ai.ModelNotFound) as raised:
         ai.Session("gte-smal")
-    for part in ("'gte-smal'", "gte-small, other", "functions models list", "AI_INFERENCE_API_HOST", ".env"):
+    ways = ("functions models list --all", "functions models pull gte-smal`", "AI_INFERENCE_API_HOST", ".env")
+    for part in ("'gte-smal'", "gte-small, other", *ways):
         assert part in str(raised.value)
 
 
@@ -193,3 +194,150 @@ def test_a_model_without_a_name_is_refused(model: Any) -> None:
 async def test_embed_says_that_an_llm_session_cannot() -> None:
     with pytest.raises(ai.InvalidInput, match="works with local models"):
         await ai.Session("mistral", host="http://127.0.0.1:9").embed(["x"])
+
+
+# --- rank, count, dimensions -----------------------------------------------------------------
+
+
+@asynccontextmanager
+async def ranking() -> AsyncIterator[FakeEngine]:
+    async with fake_engine() as engine:
+        card = ModelCard("ranker", 0, 512, "ranking")
+        await host.install([CARD, card]).engine.attach(await engine.connection())
+        yield engine
+
+
+async def test_documents_come_best_first_with_their_places() -> None:
+    async with ranking():
+        session = ai.Session("ranker")
+        found = await session.rank("q", ["one", "three", "two", "seven"])
+        assert [(ranked.index, ranked.document) for ranked in found] == [
+            (1, "three"),
+            (3, "seven"),
+            (0, "one"),
+            (2, "two"),
+        ]
+        assert [ranked.score for ranked in found] == [score("q", ranked.document) for ranked in found]
+        assert await session.rank("q", ["one", "three", "two"], top=1) == [
+            ai.Ranked(1, score("q", "three"), "three")
+        ]
+        assert len(await session.rank("q", ["one"], top=5)) == 1
+        assert json.dumps([found[0].score, found[0].index])
+
+
+async def test_a_document_that_is_cut_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    async with ranking():
+        session = ai.Session("ranker")
+        await session.rank("q", ["short", LONG])
+        assert session.last_usage == ai.Usage(3 + 512, (1,))
+    said = "1 of 2 pairs of query and document were longer and cut, the first is that of documents[1]"
+    assert said in caplog.text
+
+
+async def test_no_documents_are_ranked_without_asking() -> None:
+    async with ranking() as engine:
+        assert await ai.Session("ranker").rank("q", []) == []
+        assert engine.seen == []
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "top", "says"),
+    [
+        ("", ["a"], None, "query is empty"),
+        (7, ["a"], None, "query is int"),
+        ("q", "a", None, "documents is str: give a list"),
+        ("q", ["a", ""], None, r"documents\[1\] is empty"),
+        ("q", [b"a"], None, r"documents\[0\] is bytes"),
+        ("q", ["a"], 0, "top is 0: give a whole number of 1 or more"),
+        ("q", ["a"], True, "top is True"),
+    ],
+)
+async def test_what_cannot_be_ranked_is_refused_before_anything_is_sent(
+    query: Any, documents: Any, top: Any, says: str
+) -> None:
+    async with ranking() as engine:
+        with pytest.raises(ai.InvalidInput, match=says):
+            await ai.Session("ranker").rank(query, documents, top=top)
+        assert engine.seen == []
+
+
+async def test_a_query_is_no_book() -> None:
+    async with ranking() as engine:
+        with pytest.raises(ai.InputTooLarge, match="query has 16385 characters; it may have 16384"):
+            await ai.Session("ranker").rank("x" * 16385, ["a"])
+        assert engine.seen == []
+
+
+async def test_a_model_is_told_from_one_of_the_other_kind() -> None:
+    async with ranking() as engine:
+        with pytest.raises(ai.InvalidInput, match="embedding model and ranks nothing: take a cross-encoder"):
+            await ai.Session("gte-small").rank("q", ["a"])
+        with pytest.raises(ai.InvalidInput, match=r"gives no vectors: call rank\("):
+            await ai.Session("ranker").run("a")
+        with pytest.raises(ai.InvalidInput, match="gives no vectors"):
+            await ai.Session("ranker").embed(["a"])
+        assert engine.seen == []
+
+
+async def test_tokens_are_counted() -> None:
+    async with local():
+        session = ai.Session("gte-small")
+        assert await session.count("a text") == 4
+        assert await session.count(["a", "a text"]) == [3, 4]
+        assert await session.count([]) == []
+        with pytest.raises(ai.InvalidInput, match=r"text\[1\] is empty"):
+            await session.count(["a", ""])
+
+
+async def test_the_engine_is_told_which_texts_are_questions() -> None:
+    async with local() as engine:
+        session = ai.Session("gte-small")
+        await session.run("x", query=True)
+        await session.run(["x"])
+        await session.embed(["x"], query=True)
+        assert [frame.query for frame in engine.embeds()] == [True, False, True]
+
+
+async def test_dimensions_are_asked_of_the_engine() -> None:
+    async with local() as engine:
+        session = ai.Session("gte-small")
+        await session.run(["x"], dimensions=2)
+        await session.run("x")
+        await session.embed(["x"], dimensions=3)
+        assert [frame.dimensions for frame in engine.embeds()] == [2, None, 3]
+        assert (await session.embed([], dimensions=3)).shape == (0, 3)
+        wrong: Any
+        for wrong in (0, -1, 2.0, "3", True):
+            with pytest.raises(ai.InvalidInput, match="dimensions is"):
+                await session.run("x", dimensions=wrong)
+        for wrong in (2**70, -(2**70), 10**5000):
+            with pytest.raises(ai.InvalidInput, match="dimensions is too large"):
+                await session.run("x", dimensions=wrong)
+
+
+@pytest.mark.parametrize("flag", ["mean_pool", "normalize", "query"])
+@pytest.mark.parametrize("wrong", ["yes", 1, 0, None])
+async def test_a_flag_is_true_or_false(flag: str, wrong: Any) -> None:
+    async with local() as engine:
+        with pytest.raises(ai.InvalidInput, match=f"{flag} is .*: give True or False"):
+            await ai.Session("gte-small").run("x", **{flag: wrong})
+        assert engine.seen == []
+
+
+async def test_a_list_of_texts_for_a_model_that_was_not_pulled_says_how_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AI_INFERENCE_API_HOST", "http://localhost:1")
+    with pytest.raises(ai.InvalidInput, match=r"prompt is list.*`functions models pull gte-base`"):
+        await ai.Session("gte-base").run(["a"])
+
+
+@pytest.mark.parametrize("method", ["embed", "rank", "count"])
+async def test_what_only_local_models_do_is_refused_of_others(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AI_INFERENCE_API_HOST", "http://localhost:1")
+    arguments = (["a"],) if method != "rank" else ("q", ["a"])
+    hint = r"if the catalogue has it: `functions models pull mistral`"
+    with pytest.raises(ai.InvalidInput, match=rf"{method}\(\) works with local models; .*{hint}"):
+        await getattr(ai.Session("mistral"), method)(*arguments)

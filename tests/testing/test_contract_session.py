@@ -17,7 +17,9 @@ from runtime.ai import host as hosts
 from runtime.door import socket_pair
 from runtime.frames import Connect, ModelCard
 from runtime.testing import FakeSession
+from runtime.testing.session import FakeHost
 from tests.ai.upstream import Call, completed, generated, serve
+from tests.engine import graphs
 from tests.engine.conftest import models_dir, tiny_folder  # noqa: F401 - fixtures
 from tests.engine.process import Engine, running_engine
 
@@ -36,7 +38,7 @@ def real_engine(models_dir: Path) -> Iterator[Engine]:  # noqa: F811
 async def session(request: pytest.FixtureRequest) -> AsyncIterator[ai.Session]:
     """A session for a small embedding model."""
     if request.param == "fake":
-        yield FakeSession("tiny", dimensions=DIMENSIONS, max_tokens=MAXIMUM)
+        yield FakeSession("tiny", dimensions=DIMENSIONS, max_tokens=MAXIMUM, kind="embedding")
         return
     ours, theirs = socket_pair()
     request.getfixturevalue("real_engine").door.send(Connect("worker"), [theirs.detach()])
@@ -131,6 +133,74 @@ async def test_options_of_language_models_are_refused(session: ai.Session) -> No
         await session.run("hello", stream=True)
     with pytest.raises(ai.InvalidInput, match="give a list of strings"):
         await session.embed("hello")
+
+
+async def test_tokens_are_counted_also_those_that_would_be_cut(session: ai.Session) -> None:
+    assert await session.count("hello father") == 4
+    assert await session.count(["hello", "father " * 100]) == [3, 102]
+    assert await session.count([]) == []
+
+
+async def test_embedding_models_rank_nothing(session: ai.Session) -> None:
+    with pytest.raises(ai.InvalidInput, match="ranks nothing: take a cross-encoder"):
+        await session.rank("hello", ["father"])
+
+
+@pytest.mark.parametrize("mean_pool", [True, False])
+async def test_vectors_can_be_cut(session: ai.Session, mean_pool: bool) -> None:
+    whole = await session.run("hello father", mean_pool=mean_pool, normalize=False)
+    same = await session.run("hello father", mean_pool=mean_pool, normalize=False, dimensions=DIMENSIONS)
+    assert sum(whole if mean_pool else whole[1]) == pytest.approx(
+        sum(same if mean_pool else same[1]), abs=1e-4
+    )
+    with pytest.raises(ai.InvalidInput, match=f"no vectors of {DIMENSIONS + 1} numbers: .* {DIMENSIONS}"):
+        await session.run("hello", dimensions=DIMENSIONS + 1)
+
+
+# graphs
+
+
+@pytest.fixture(params=["real", "fake"])
+async def graph(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ai.InferenceSession]:
+    """The graph of a classifier: run by an engine, or by the test's process."""
+    path = graphs.classifier(tmp_path / "classifier.onnx")
+    before = hosts.current()
+    if request.param == "fake":
+        hosts.use(FakeHost(None)).folder = str(tmp_path)
+        yield ai.InferenceSession("classifier.onnx")
+        hosts.use(before)
+        return
+    ours, theirs = socket_pair()
+    request.getfixturevalue("real_engine").door.send(Connect("worker"), [theirs.detach()])
+    client = hosts.install([], str(tmp_path)).engine
+    await client.attach(ours)
+    yield ai.InferenceSession(path)
+    hosts.use(before)
+    assert client._line is not None
+    client._line.close()
+    await asyncio.sleep(0)
+
+
+async def test_a_graph_is_run(graph: ai.InferenceSession) -> None:
+    import numpy as np
+
+    await graph.ready()
+    assert graph.inputs == [ai.TensorInfo("features", "float32", ("n", 3))]
+    answer = await graph.run({"features": [[0, 9, 0], [0, 0, 9]]})
+    assert answer["label"].tolist() == [1, 2]
+    assert answer["probabilities"].dtype == np.float32
+    assert list(await graph.run({"features": np.ones((0, 3), np.float32)}, outputs=["label"])) == ["label"]
+
+
+async def test_what_a_graph_does_not_take_is_refused(graph: ai.InferenceSession) -> None:
+    import numpy as np
+
+    with pytest.raises(ai.InvalidInput, match="is of float32, and not of float64"):
+        await graph.run({"features": np.ones((1, 3))})
+    with pytest.raises(ai.InvalidInput, match="has no output 'kind': it has label, probabilities"):
+        await graph.run({"features": np.ones((1, 3), np.float32)}, outputs=["kind"])
+    with pytest.raises(ai.ModelNotFound, match="There is no graph"):
+        await ai.InferenceSession("other.onnx").ready()
 
 
 # language models

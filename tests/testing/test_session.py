@@ -56,6 +56,45 @@ async def test_the_catalogue_says_how_much_a_model_reads() -> None:
     assert session.last_usage == ai.Usage(256, (0,))
 
 
+async def test_documents_that_share_words_with_the_query_come_first() -> None:
+    session = FakeSession("ms-marco-minilm-l6-v2")
+    documents = ["Interest rates rose.", "Your father is Luke.", "The weather is nice."]
+    ranked = await session.rank("Who is my father?", documents)
+    assert [found.index for found in ranked] == [1, 2, 0]
+    assert ranked == await FakeSession("ms-marco-minilm-l6-v2").rank("Who is my father?", documents)
+    assert await session.rank("nothing", documents, top=1)
+    assert (session.calls[0].query, session.calls[0].texts) == ("Who is my father?", documents)
+    with pytest.raises(ai.InvalidInput, match="gives no vectors"):
+        await session.run("a text")
+
+
+async def test_a_model_that_nobody_knows_does_both_unless_it_is_told() -> None:
+    assert await FakeSession("x").rank("a", ["a"])
+    assert await FakeSession("x").run("a")
+    with pytest.raises(ai.InvalidInput, match="ranks nothing"):
+        await FakeSession("x", kind="embedding").rank("a", ["a"])
+    with pytest.raises(ai.InvalidInput, match="gives no vectors"):
+        await FakeSession("x", kind="ranking").run("a")
+    with pytest.raises(ai.InvalidInput, match="kind is 'other'"):
+        FakeSession("x", kind="other")  # type: ignore[arg-type]
+
+
+async def test_it_is_seen_which_texts_were_said_to_be_questions() -> None:
+    session = FakeSession("e5-small-v2")
+    assert await session.run("a text", query=True) == await session.run("a text")
+    assert [call.questions for call in session.calls] == [True, False]
+
+
+async def test_vectors_are_cut_as_far_as_the_catalogue_allows() -> None:
+    whole = await FakeSession("x").run("a text", normalize=False)
+    assert await FakeSession("x").run("a text", normalize=False, dimensions=7) == whole[:7]
+    session = FakeSession("nomic-embed-text-v1.5")
+    assert len(await session.run("a text", dimensions=256)) == 256
+    with pytest.raises(ai.InvalidInput, match="no vectors of 255 numbers: its vectors may have 64, 128, 256"):
+        await session.run("a text", dimensions=255)
+    assert [call.dimensions for call in session.calls] == [256, 255]
+
+
 async def test_it_remembers_what_it_was_asked() -> None:
     session = FakeSession()
     await session.run("a", normalize=False)

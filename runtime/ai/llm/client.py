@@ -180,7 +180,10 @@ def _join(url: str, path: str) -> str:
 def _hint(server: Server) -> str:
     if server.source == "host":
         return "is the LLM server running? Check the session's `host`"
-    return f"is the LLM server running? Check {server.source} in supabase/functions/.env"
+    return (
+        f"is the LLM server running? Check {server.source} in supabase/functions/.env. No local model has "
+        "this name; if the catalogue has it: `functions models pull NAME`"
+    )
 
 
 def _cause(error: httpx2.ConnectError) -> str:

@@ -160,6 +160,7 @@ async def test_nobody_there_is_said_with_the_address_the_reason_and_the_variable
         "connection refused",
         "AI_INFERENCE_API_HOST",
         "supabase/functions/.env",
+        "functions models pull NAME",
     ):
         assert part in str(raised.value)
     assert "hunter2" not in str(raised.value)

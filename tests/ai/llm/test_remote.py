@@ -131,7 +131,7 @@ async def test_the_mode_of_one_call_may_differ() -> None:
 
 @pytest.mark.parametrize("prompt", [None, 7, b"hi", ["hi"]])
 async def test_what_is_neither_text_nor_mapping_is_refused(prompt: Any) -> None:
-    with pytest.raises(ai.InvalidInput, match=f"prompt is {type(prompt).__name__}"):
+    with pytest.raises(ai.InvalidInput, match=f"prompt is {type(prompt).__name__}.*has no `host`"):
         await ai.Session("m", host="http://127.0.0.1:9").run(prompt)
 
 
