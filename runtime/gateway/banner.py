@@ -23,7 +23,7 @@ def banner(project: Project, registry: Registry, base: str, models: list[str]) -
         lines.append(f"   … and {len(names) - _SHOWN} more: functions list")
     if not names:
         lines.append(f"   none yet in {project.settings.root}/functions: functions new hello")
-    lines.append(f"Models: {', '.join(models)}" if models else "Models: none (functions models list)")
+    lines.append(f"Models: {', '.join(models) or 'none loaded at start (functions models list)'}")
     if names:
         lines += ["", "Try it:", f"  {_curl(project, url, 'hello' if 'hello' in names else names[0])}"]
     return "\n".join([*lines, ""])

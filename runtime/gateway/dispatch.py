@@ -133,7 +133,7 @@ async def dispatch(
         except TakenBack:
             exchange.series.retries += 1
         except NotAccepted:
-            if not exchange.accepted or worker.has_hung_up():
+            if not relay.begun or worker.has_hung_up():
                 pool.discard(worker)
             if again:
                 raise WorkerError from None
@@ -148,11 +148,12 @@ class Relay:
     """One request over one connection to a worker.
 
     Attributes:
+        begun: the worker has begun with it.
         reusable: the connection, once it has carried the whole of the request.
     """
 
     __slots__ = (
-        "_exchange", "_feed", "_idle", "_keeps_body", "_late", "_stream", "_wall", "reusable",
+        "_exchange", "_feed", "_idle", "_keeps_body", "_late", "_stream", "_wall", "begun", "reusable",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, feed: Feed, clocks: Clocks, *, keeps_body: bool) -> None:
@@ -161,6 +162,7 @@ class Relay:
         self._keeps_body = keeps_body
         self._late: FunctionsError | None = None
         self._stream: ResponseStream | None = None
+        self.begun = False
         self.reusable: ResponseStream | None = None
 
     async def run(self, stream: ResponseStream, head: frames.Head) -> None:
@@ -181,6 +183,8 @@ class Relay:
         except ChannelClosed:
             raise self._reason(stream) from None
         finally:
+            self.begun = stream.accepted
+            self._exchange.accepted |= self.begun  # by the worker of this try, or of one before
             self._wall.remove(self)
             stop_feeding()
             if self.reusable is None:
@@ -258,7 +262,6 @@ class Relay:
                 return True
 
     def _on_accepted(self) -> None:
-        self._exchange.accepted = True
         self._feed.accepted(keep=self._keeps_body)
 
     def _reason(self, stream: ResponseStream) -> Exception:
@@ -274,10 +277,9 @@ class Relay:
             return Broken(f"the response broke off: {cause.message}")
         if reason is not None:
             return reason
-        self._exchange.accepted = stream.accepted
         if stream.accepted and isinstance(stream.sentence, WorkerLimit):
             return stream.sentence
-        if not stream.accepted or (self._keeps_body and self._feed.replayable):
+        if (self._keeps_body or not stream.accepted) and self._feed.replayable:
             return not_accepted(stream)
         return stream.sentence or WorkerError()
 

@@ -14,7 +14,7 @@ from runtime.channel import Stream, open_stream
 from runtime.door import Door, socket_pair
 from runtime.errors import ChannelClosed
 
-_decoder = msgspec.msgpack.Decoder(frames.Catalog)
+_decoder = msgspec.msgpack.Decoder(frames.EngineToGateway)
 
 
 class Engine:
@@ -27,14 +27,18 @@ class Engine:
     """
 
     def __init__(
-        self, door: Door[Any], on_restart: Callable[[], None], on_failure: Callable[[str, str], None]
+        self,
+        door: Door[Any],
+        on_restart: Callable[[], None],
+        on_failure: Callable[[str, str], None],
+        on_told: Callable[[frames.Told], None],
     ) -> None:
         self._door = door
-        self._on_restart, self._on_failure = on_restart, on_failure
+        self._on_restart, self._on_failure, self._on_told = on_restart, on_failure, on_told
         self.models: list[frames.ModelCard] = []
         self.preloaded: list[str] = []
         self.known, self.warm = asyncio.Event(), asyncio.Event()
-        self._up: Stream[frames.Catalog] | None = None
+        self._up: Stream[frames.EngineToGateway] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def arrive(self, fd: int) -> None:
@@ -59,7 +63,11 @@ class Engine:
         told: set[str] = set()
         try:
             while True:
-                self._hear(await stream.receive(), told)
+                frame = await stream.receive()
+                if isinstance(frame, frames.Told):
+                    self._on_told(frame)
+                else:
+                    self._hear(frame, told)
         except ChannelClosed:
             if self._up is stream:  # else the next one is here already
                 self._up = None

@@ -118,7 +118,7 @@ class Feed:
         Until the returned function is called, the client's leaving (and a body that breaks a
         limit) aborts the connection to the worker and says why in `failure`.
         """
-        self.starved = False
+        self.starved = self._is_accepted = False
         head.more = self.more or bool(self._kept)
         stream.send(head, *(self._pieces() if self._kept else ()))
         if self._client is None or self.more:

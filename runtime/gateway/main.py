@@ -114,7 +114,7 @@ class Main:
         self._outlet = Outlet(1)
         self._logbook = Logbook(_look(project, start.boot), self._outlet.write)
         self._forker = Forker(door)
-        self._engine = Engine(door, self._meet_engine, self._model_failed)
+        self._engine = Engine(door, self._meet_engine, self._model_failed, self._engine_told)
         self._services = Services(
             self._forker, self._engine, self._logbook, project.settings.root, start.boot.temp
         )
@@ -250,6 +250,8 @@ class Main:
                 self._forker.on_exited(frame)
             case frames.EngineDoor():
                 self._engine.arrive(fds[0])
+            case frames.Told(level, message):
+                self._logbook.tell(message, level=level)
             case frames.Drain():
                 self._drain()
             case _:
@@ -269,6 +271,9 @@ class Main:
 
     def _model_failed(self, name: str, message: str) -> None:
         self._logbook.tell(f"model {name}: {message}", level="error")
+
+    def _engine_told(self, told: frames.Told) -> None:
+        self._logbook.tell(f"the engine: {told.message}", level=told.level)
 
     def _refused(self, status: int) -> None:
         self._logbook.tell(f"refused a request head with status {status}", level="warning")

@@ -26,7 +26,7 @@ class ResponseStream(Stream[frames.ResponseFrame]):
         head: of the request that it carries; None: it carries none.
         sentence: what the request is answered with, since the worker was stopped while it had it.
         withdrawn: the request was taken back, unless the worker has begun with it.
-        on_accepted: called at once when the worker tells that it has accepted a request.
+        on_accepted: called at once when the worker tells that it has begun, and waits for more of the body.
         on_intrusion: called when the worker sends what no request is there for.
     """
 
@@ -47,7 +47,7 @@ class ResponseStream(Stream[frames.ResponseFrame]):
         """The worker has begun with the request last sent; still right after its death."""
         return self._was_begun if self._ledger is None else self._ledger.is_begun(self.slot)
 
-    def begin(self, head: frames.Head, on_accepted: Callable[[], None]) -> None:
+    def begin(self, head: frames.Head, on_accepted: Callable[[], None] = lambda: None) -> None:
         """A new request is about to be sent."""
         self.head, self.on_accepted, self.withdrawn = head, on_accepted, False
         if self._ledger is not None:

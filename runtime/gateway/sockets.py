@@ -132,7 +132,7 @@ class _Socket:
             pool.enter(self._part, worker)
             self._clocks.idle.add(self)
             head.deadline, head.limit_s = self._clocks.deadline(), self._clocks.wall.seconds
-            self._stream.begin(head, self._on_accepted)
+            self._stream.begin(head)
             self._stream.send(head)
             self._listening = asyncio.get_running_loop().create_task(self._inbound())
             async with self._farewell:
@@ -143,6 +143,7 @@ class _Socket:
             self._end(pool)
 
     def _end(self, pool: Pool) -> None:
+        self._exchange.accepted = self._stream.accepted
         pool.leave(self._part)
         self._clocks.idle.remove(self)
         self._clocks.socket.remove(self)
@@ -196,9 +197,6 @@ class _Socket:
             await self._lost()
         if self._saying_so is not None:
             await self._saying_so
-
-    def _on_accepted(self) -> None:
-        self._exchange.accepted = True
 
     async def _outbound(self, frame: frames.ResponseFrame) -> bool:
         """Pass a frame on to the client; whether it was the last."""

@@ -41,6 +41,7 @@ _LOADING = {
 }
 _CONNECTIONS = 4096  # more than there are requests in flight at one time; their memory is taken when used
 _RESTING = 64  # slots that wait before they are used again: the worker may not know yet that they are free
+_ENGINES = 64  # connections to the engine that it gets because it has lost one
 
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ class Worker:
         self.served = 0
         self.spoiled = self.blocked = self.leaving = self.worn = False
         self._chatter = Chatter()
+        self._engines = 0
         self.on_room: Callable[[], None] = _nothing
         self.on_settled: Callable[[], None] = _nothing
         self.on_blocked: Callable[[], None] = _nothing
@@ -290,11 +292,18 @@ class Worker:
                 stream.withdraw()
                 asyncio.get_running_loop().call_later(_SEEN_S, stream.take_back)
 
-    def meet_engine(self) -> None:
-        """A new engine is up: lead the worker to it."""
+    def meet_engine(self) -> bool:
+        """An engine is up: lead the worker to it. Whether there is one."""
         fd = self._services.engine.connect()
         if fd is not None and self._door is not None:
             self._door.send(frames.EngineAt(self._services.engine.models), [fd])
+        return fd is not None
+
+    def _find_engine(self) -> None:
+        """It has lost its connection to the engine, which lives: each that it gets costs that something."""
+        self._engines += self.meet_engine()
+        if self._engines > _ENGINES and not self.dead:
+            self.kill("it loses its connection to the engine again and again")
 
     def forewarn(self, reason: str) -> None:
         """Tell it that it will have to end; it goes on."""
@@ -399,7 +408,7 @@ class Worker:
 
     def _on_frame(self, frame: Any, fds: list[int]) -> None:
         if self._ready.done():
-            if isinstance(frame, frames.Held | frames.Spoiled | frames.Settled):
+            if isinstance(frame, frames.Held | frames.Spoiled | frames.Settled | frames.EngineMissing):
                 self._on_state(frame)
                 return
             if (self._drained or not isinstance(frame, frames.Drained)) and not self.dead:
@@ -415,14 +424,18 @@ class Worker:
                 self._ready.set_result(None)
             case frames.BootFailed():
                 self._ready.set_exception(BootFailure(frame.message, frame.traceback))
+            case frames.EngineMissing():
+                self._find_engine()
 
-    def _on_state(self, frame: frames.Held | frames.Spoiled | frames.Settled) -> None:
+    def _on_state(self, frame: frames.Held | frames.Spoiled | frames.Settled | frames.EngineMissing) -> None:
         if self._chatter.is_too_much(self.served, self.in_flight):
             self.kill("it tells of its state more often than its requests explain")
         elif isinstance(frame, frames.Held):
             self.held = min(max(frame.count, 0), self.concurrency)
         elif isinstance(frame, frames.Settled):
             self._settle()
+        elif isinstance(frame, frames.EngineMissing):
+            self._find_engine()
         elif self._ending is None and not self.dead:
             self._spoil(frame)
         self.on_room()

@@ -51,9 +51,13 @@ def launch(project: Project, options: Options, environ: Mapping[str, str]) -> No
         models_dir=project.settings.ai.models_dir,
         preload=project.preload,
         engine_threads=project.settings.ai.threads,
+        engine_providers=project.settings.ai.providers,
+        models_bytes=project.settings.ai.memory_mb * 1_000_000,
+        precisions={**project.settings.ai.precisions},
         uid_base=uid_base,
         users=-1 if holder is None else holder.fileno(),
         color=_wants_color(environ),
+        log_json=project.settings.log_format == "json",
     )
     kept = {name: value for name, value in environ.items() if name in _KEPT}
     descriptor = _inheritable_file(msgspec.json.encode(plan))

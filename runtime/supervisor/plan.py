@@ -17,6 +17,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         uid_base: first of the unprivileged users for workers; 0: workers keep our user.
         users: descriptor that keeps them from other servers, inherited; -1: there is none.
         color: standard error is a terminal that shows colours.
+        log_json: the log is for machines.
     """
 
     sockets: tuple[int, ...]
@@ -27,6 +28,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     models_dir: str = ""
     preload: tuple[str, ...] = ()
     engine_threads: int = 0
+    engine_providers: tuple[str, ...] = ()
+    models_bytes: int = 0
+    precisions: dict[str, str] = {}
     uid_base: int = 0
     users: int = -1
     color: bool = False
+    log_json: bool = False

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -171,7 +172,7 @@ class Supervisor:
         try:
             door = child.spawn()
         except OSError as error:  # those that there are go on meanwhile
-            _tell(f"{child.role} cannot be started ({error.strerror}); trying again")
+            self._log(f"{child.role} cannot be started ({error.strerror}); trying again")
             self._later(child.backoff.delay(0), lambda: self._start(child))
             return
         self._selector.register(door, selectors.EVENT_READ, lambda: self._on_door(child))
@@ -189,6 +190,9 @@ class Supervisor:
                     models_dir=self._plan.models_dir,
                     preload=list(self._plan.preload),
                     threads=self._plan.engine_threads,
+                    providers=list(self._plan.engine_providers),
+                    models_bytes=self._plan.models_bytes,
+                    precisions=self._plan.precisions,
                 )
             )
             if self._gateway.door is not None:
@@ -352,7 +356,7 @@ class Supervisor:
             return
         delay = child.backoff.delay(time.monotonic() - child.started)
         when = f" in {delay:g} s" if delay else ""
-        _tell(f"{child.role} ended ({_describe(status)}); starting it again{when}")
+        self._log(f"{child.role} ended ({_describe(status)}); starting it again{when}")
         self._later(delay, lambda: self._start(child))
 
     def _end_workers(self) -> None:
@@ -411,8 +415,15 @@ class Supervisor:
         self._exit_code, self._done = 1, True
 
     def _give_up(self) -> None:
-        _tell("some requests did not end in time; stopping anyway")
+        self._log("some requests did not end in time; stopping anyway", to_gateway=False)
         self._done = True
+
+    def _log(self, message: str, *, to_gateway: bool = True) -> None:
+        """A line of the server's log, which the gateway writes; without it standard error has to do."""
+        if to_gateway and self._gateway.door is not None:
+            self._gateway.send(frames.Told("warning", message))
+        else:
+            _tell(_line(message, as_json=self._plan.log_json))
 
     def _end_everything(self) -> None:
         self._stopping = True
@@ -429,6 +440,14 @@ def _describe(status: int) -> str:
     if status >= 0:
         return f"status {status}"
     return signal.Signals(-status).name
+
+
+def _line(message: str, *, as_json: bool) -> str:
+    """A warning as the gateway would write it."""
+    stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if as_json:
+        return msgspec.json.encode({"time": stamp, "level": "warning", "message": message}).decode()
+    return f"{stamp} WARNING {message}"
 
 
 def _tell(message: str) -> None:

@@ -130,7 +130,8 @@ class Link(Stream[frames.RequestFrame]):
         account.stop = partial(self._stop, call, exchange, task)
         host.began()
         try:
-            self.send_soon(frames.Accepted())
+            if head.more and not self._has_last_piece():
+                self.send_soon(frames.Accepted())
             await host.application(scope_of(head), exchange.receive, self._finishing(exchange, account, task))
             if not exchange.finished:
                 self._incomplete(exchange)
@@ -148,6 +149,11 @@ class Link(Stream[frames.RequestFrame]):
             host.ended()
             if isinstance(exchange, SocketExchange):
                 self.close()  # it has carried its one WebSocket
+
+    def _has_last_piece(self) -> bool:
+        """The whole body is here: the gateway waits for nothing but the answer."""
+        piece = self.newest
+        return isinstance(piece, frames.Body) and not piece.more
 
     def _stop(self, call: Call, exchange: HttpExchange | SocketExchange, task: Any) -> None:
         """The request took more of the processor than it may: it is answered, and its work is cancelled."""
@@ -198,7 +204,7 @@ class Link(Stream[frames.RequestFrame]):
             return  # the client left, or has all that it asked for: nothing went wrong here
         if isinstance(error, FunctionsError) and not isinstance(error, ChannelClosed):
             logs.emit("warning", f"{type(error).__name__}: {error.message}")
-            failure = frames.Failure(rule_of(error).code, error.message)
+            failure = frames.Failure(rule_of(error).code, error.public)
         else:
             logs.emit("error", self._host.explain(error))
             limit = self._host.limit_behind(error)

@@ -202,6 +202,13 @@ def load(
     return importlib.import_module(entry)
 
 
+def line_of(error: BaseException, directory: str) -> str:
+    """The author's line that met the error, as `PATH:LINE`; empty: it was none of theirs."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    own = (frame for frame in frames if frame.filename.startswith(directory + "/"))
+    return next((f"{frame.filename}:{frame.lineno}" for frame in own), "")
+
+
 def traceback_of(error: BaseException, directory: str) -> str:
     """The traceback as its author wants to read it: without the frames above their own code."""
     frame = error.__traceback__

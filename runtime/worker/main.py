@@ -25,7 +25,7 @@ from runtime.ai import host as ai_host
 from runtime.channel import open_stream
 from runtime.context import Call, current
 from runtime.door import Door
-from runtime.errors import StartError, WorkerLimit, cpu_exceeded
+from runtime.errors import FunctionsError, StartError, WorkerLimit, cpu_exceeded
 from runtime.ledger import Ledger
 from runtime.worker import adapt, confine, files, hooks, loader, logs
 from runtime.worker.accounting import Account, Meter
@@ -124,6 +124,7 @@ class Worker:
         began = time.monotonic()
         self._heart = Heart(self.meter, self._is_busy)
         host = ai_host.install(self._boot.models, self._boot.model_folders)
+        host.engine.on_missing = lambda: self._door.send(frames.EngineMissing())
         if self._engine_fd is not None:
             await host.engine.attach(socket.socket(fileno=self._engine_fd))
         try:
@@ -142,6 +143,9 @@ class Worker:
 
     def _boot_failed(self, error: BaseException) -> frames.BootFailed:
         summary, trace = _summary(error), self.explain(error)
+        if isinstance(error, FunctionsError):  # it says what to do; a traceback would bury that
+            line = loader.line_of(error, self._boot.directory)
+            trace = f"{summary}\n  in {line}" if line else summary
         if (limit := self.limit_behind(error)) is not None:
             summary, trace = limit.message, f"{trace.rstrip()}\n{limit.message}"
         return frames.BootFailed(summary, trace)
@@ -168,6 +172,8 @@ class Worker:
         snapshot = _archive.decode(os.pread(self._snapshot, size, 0))
         os.close(self._snapshot)
         home = files.write(snapshot, boot.directory, self._folder)
+        beside = os.path.dirname(f"{boot.directory}/{boot.entrypoint}")
+        ai_host.current().settle(beside, boot.directory, home)
         injected = {"ai": runtime.ai}
         return loader.load(snapshot, boot.directory, boot.function, boot.entrypoint, injected, home)
 

@@ -205,10 +205,13 @@ class House:
         self.supervisor: Door[Any] = Door(theirs, _TO_SUPERVISOR)
         self.forker = Forker(self.door)
         self.failed_models: list[tuple[str, str]] = []
-        self.engine = Engine(
-            self.door, lambda: None, lambda name, why: self.failed_models.append((name, why))
-        )
         self.logbook = Logbook("plain", self.told.append)
+        self.engine = Engine(
+            self.door,
+            lambda: None,
+            lambda name, why: self.failed_models.append((name, why)),
+            lambda told: self.logbook.tell(told.message, level=told.level),
+        )
         self.services = Services(self.forker, self.engine, self.logbook, root="/project", temp="/nowhere")
         self.door.listen(loop, self._to_gateway, lambda: None)
         self.supervisor.listen(loop, self._to_supervisor, lambda: None)

@@ -78,7 +78,7 @@ async def test_without_functions_it_says_how_to_begin(house: House, tmp_path: Pa
     (tmp_path / "functions").mkdir()
     text = await shown(house, await _later(tmp_path))
     assert f"none yet in {tmp_path}/functions: functions new hello" in text
-    assert "Models: none (functions models list)" in text
+    assert "Models: none loaded at start (functions models list)" in text
     assert "curl" not in text
 
 

@@ -778,6 +778,70 @@ async def test_what_is_repeatable_but_too_large_to_keep_is_not(house: House) -> 
         await Request(*[bytes(32 * 1024)] * 4, retry="idempotent").run(deployed)
 
 
+async def test_a_body_that_comes_meanwhile_is_whole_for_the_third_worker(house: House) -> None:
+    deployed = await deploy(house, min_workers=3)
+    pool = deployed.pool
+    assert pool is not None
+    await until(lambda: len(pool.workers) == 3)
+    request, links, arrived = Request(retry="idempotent"), list[Link](), list[bytes]()
+    pieces = [bytes([number]) * 30_000 for number in range(5)]
+
+    def sends(piece: bytes, *, more: bool = True) -> None:
+        request.events.put_nowait({"type": "http.request", "body": piece, "more_body": more})
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        links.append(link)
+        if len(links) == 1:
+            link.accept()
+            await link.receive()
+            link.worker.die(-9)
+        elif len(links) == 3:
+            link.accept()
+            arrived.append(await body_of(link))
+            link.send(frames.Start(200, []), frames.Body(b""))
+
+    house.serve = serve
+    request.exchange.scope["headers"] = [(b"transfer-encoding", b"chunked")]
+    sends(pieces[0])
+    running = asyncio.create_task(request.run(deployed))
+    await until(lambda: len(links) == 2)
+    for piece in pieces[1:]:
+        sends(piece)
+    await turns()
+    next(one for one in pool.workers if one.pid == links[1].worker.pid).block()
+    await until(lambda: len(links) == 3)
+    sends(b"end", more=False)
+    await running
+    assert arrived == [b"".join(pieces) + b"end"]
+
+
+async def test_a_worker_that_says_falsely_that_it_began_does_not_shorten_the_body_for_another(
+    house: House,
+) -> None:
+    deployed = await deploy(house)
+    bodies: list[bytes] = []
+
+    async def serve(link: Link, head: frames.Head) -> None:
+        link.send(frames.Accepted())
+        bodies.append(await body_of(link))
+        link.worker.die(-9)
+
+    house.serve = serve
+    with pytest.raises(WorkerError):
+        await Request(b"some", b"body").run(deployed)
+    assert bodies == [b"somebody"]
+
+
+async def test_a_function_that_was_called_once_is_not_said_to_have_never_been(house: House) -> None:
+    deployed = await deploy(house)
+    Fates(house, "dies after", "dies before")
+    request = Request(retry="idempotent")
+    with pytest.raises(WorkerError):
+        await request.run(deployed)
+    assert request.exchange.accepted
+    assert sum(len(worker.heads) for worker in house.workers) == 2
+
+
 async def test_what_is_repeatable_does_not_cost_the_other_requests_their_worker(house: House) -> None:
     deployed = await deploy(house)
     began, go = asyncio.Event(), asyncio.Event()

@@ -28,7 +28,13 @@ class Stage:
         self.failures: list[tuple[str, str]] = []
         self.door: Door[object] = Door(ours, msgspec.msgpack.Decoder(object))
         self.supervisor = Door(theirs, msgspec.msgpack.Decoder(frames.GatewayToSupervisor))
-        self.engine = Engine(self.door, self._restarted, lambda name, why: self.failures.append((name, why)))
+        self.lines: list[frames.Told] = []
+        self.engine = Engine(
+            self.door,
+            self._restarted,
+            lambda name, why: self.failures.append((name, why)),
+            self.lines.append,
+        )
         self.peers: list[Stream[object]] = []
 
     def _restarted(self) -> None:
@@ -74,6 +80,14 @@ async def test_a_model_that_does_not_load_is_told_of_once(stage: Stage) -> None:
     peer.send(frames.Catalog([GTE], [], {"bad": "no such file", "worse": "no weights"}, True))
     await stage.engine.warm.wait()
     assert stage.failures == [("bad", "no such file"), ("worse", "no weights")]
+
+
+async def test_what_the_engine_logs_is_handed_on(stage: Stage) -> None:
+    peer = await stage.up()
+    line = frames.Told("warning", "texts alone do not get all cores")
+    peer.send(frames.Catalog([GTE], [], {}, True), line)
+    await until(lambda: stage.lines)
+    assert stage.lines == [line]
 
 
 async def test_a_worker_is_connected_through_the_supervisor(stage: Stage) -> None:

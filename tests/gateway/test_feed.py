@@ -258,8 +258,8 @@ async def test_a_body_that_flows_is_passed_on_without_watching_the_connection(li
 
     pieces = [bytes([number]) * PIECE for number in range(10)]
     feed = Feed(scope(CHUNKED, Watched(whole=False)), Sender(*pieces).receive, 0)
-    feed.accepted()
     stop = feed.begin(head(), line.stream)
+    feed.accepted()
     await line.worker.receive()
     assert await line.pieces() == pieces
     stop()
@@ -305,6 +305,28 @@ async def test_another_worker_gets_a_body_that_was_read_to_its_end() -> None:
     stop = feed.begin(again, second.stream)
     assert again.more
     assert await second.pieces() == [b"a", b"b"]
+    stop()
+    for line in (first, second):
+        line.stream.abort()
+        line.worker.abort()
+
+
+async def test_another_worker_must_accept_before_more_is_read_than_is_kept() -> None:
+    sender = Sender()
+    sender.sends(bytes(PIECE))
+    feed = Feed(scope(CHUNKED), sender.receive, 0)
+    first = await opened()
+    stop = feed.begin(head(), first.stream)
+    await turns()
+    feed.accepted(keep=True)
+    stop()
+    for number in range(20):
+        sender.sends(bytes([number]) * PIECE)
+    second = await opened()
+    stop = feed.begin(head(), second.stream)
+    await turns(100)
+    assert sender.taken == KEPT
+    assert feed.replayable
     stop()
     for line in (first, second):
         line.stream.abort()

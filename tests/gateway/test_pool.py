@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import weakref
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -680,6 +681,33 @@ async def test_a_function_without_workers_to_keep_is_booted_by_the_next_request(
     assert len(house.forks) == 1
     worker = await asyncio.wait_for(pool.acquire(), 5)
     assert worker.pid == house.workers[1].pid
+    await pool.close(0, "test")
+
+
+async def test_a_worker_that_has_lost_the_engine_is_led_to_it_again_but_not_for_ever(house: House) -> None:
+    ours, theirs = socket.socketpair()
+    house.engine.arrive(theirs.detach())
+    pool = await started(house)
+    (worker,) = house.workers
+    booted = house.connects
+    for count in range(1, 65):
+        worker.door.send(frames.EngineMissing())
+        await until(partial(lambda count: len(worker.engines) == count, count))
+    assert house.connects == booted + 64
+    worker.door.send(frames.EngineMissing())
+    await until(lambda: worker.pid in house.kills)
+    assert "it loses its connection to the engine again and again" in "".join(house.told)
+    ours.close()
+    await pool.close(0, "test")
+
+
+async def test_a_worker_that_misses_an_engine_which_is_not_there_waits(house: House) -> None:
+    pool = await started(house)
+    (worker,) = house.workers
+    for _ in range(70):
+        worker.door.send(frames.EngineMissing())
+    await turns(100)
+    assert (worker.engines, house.kills) == ([], [])
     await pool.close(0, "test")
 
 

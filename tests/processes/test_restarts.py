@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import httpx2
 import psutil
 import pytest
 
+from tests.engine import tiny
 from tests.running import HELLO, Server, body, eventually, project, serving
 
 from .users import ME
@@ -27,6 +29,16 @@ async def handler(request):
     text = request.query_params["input"]
     print(f"asking for {text}")
     return await session.run(text)
+"""
+BREAKING = """
+from runtime.ai import host
+
+session = ai.Session("tiny")
+
+async def handler(request):
+    await session.run("hello")
+    host.current().engine._line._transport.write(b"\\x05\\0\\0\\0hello")
+    return await session.run("hello")
 """
 LIVES = ["fn-gateway", "fn-engine", "fn-template", "fn:hello"]
 
@@ -120,6 +132,34 @@ def test_a_call_that_waits_for_the_engine_when_it_dies_is_asked_again(server: Se
             server.wait_for_log("asking for father", asked + 1)
             engine.kill()
             assert answer.result(20).json() == pytest.approx(before)
+
+
+def test_a_worker_whose_connection_to_the_engine_breaks_gets_another(models_dir: Path) -> None:
+    config = f'[ai]\npreload = ["tiny"]\nmodels_dir = "{models_dir}"\n'
+    with ME.folder() as folder:
+        root = project(folder / "project", {"breaking": BREAKING}, config)
+        with ME.serving(root, "--log-format", "json") as server, server.client() as client:
+            engine, worker = server.pid_of("fn-engine"), server.pid_of("fn:breaking")
+            for _ in range(2):
+                assert len(client.get("/breaking").json()) == tiny.HIDDEN
+            assert (server.pid_of("fn-engine"), server.pid_of("fn:breaking")) == (engine, worker)
+            server.wait_for_log("the engine: a connection is closed, for what came over it is no call", 2)
+            kill(server, "fn-engine")
+            server.wait_for_log("engine ended (SIGKILL)")
+            replaced(server, "fn-engine", engine)
+            assert all(json.loads(line)["level"] for line in server.log.splitlines())
+
+
+def test_a_broken_model_is_told_of_in_the_log_and_not_to_clients(models_dir: Path) -> None:
+    with ME.folder() as folder:
+        root = project(folder / "project", {"embed": EMBED.replace("tiny", "./own")})
+        tiny.write_folder(root / "own")
+        (root / "own" / "model.safetensors").write_bytes(b"nothing")
+        with ME.serving(root) as server, server.client() as client:
+            error = body(client.get("/embed", params={"input": "x"}))
+            assert error["code"] == "MODEL_BROKEN"
+            assert error["message"] == "The model 'own' cannot be loaded; the server's log says why"
+            server.wait_for_log(f"ModelBroken: {root}/own")
 
 
 def test_workers_that_came_before_a_new_gateway_are_gone(server: Server) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from runtime.errors import StartError
-from runtime.project.settings import AI, Keys, Options, Project, Settings
+from runtime.project.settings import AI, Keys, Model, Options, Project, Settings
 from runtime.supervisor import launch as launching
 from runtime.supervisor import users
 from runtime.supervisor.launch import bind, launch
@@ -185,6 +185,13 @@ def test_the_models_loaded_first(
     listener: socket.socket, environment: dict[str, str], ai: AI, preload: tuple[str, ...]
 ) -> None:
     assert launched({}, environment, ai=ai).plan.preload == preload
+
+
+def test_how_models_are_run_is_handed_on(listener: socket.socket) -> None:
+    models = {"a": Model(precision="int8"), "b": Model()}
+    plan = launched({}, ai=AI(providers=("cuda", "cpu"), memory_mb=3, models=models)).plan
+    assert (plan.engine_providers, plan.models_bytes) == (("cuda", "cpu"), 3_000_000)
+    assert plan.precisions == {"a": "int8"}
 
 
 @pytest.mark.parametrize(("uid", "base"), [(0, 57_000), (1000, 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -68,7 +69,8 @@ note("started", os.getpid())
 """
 QUIET = """
 for frame, fds in frames_forever():
-    note(type(frame).__name__, len(fds))
+    told = isinstance(frame, frames.Told)
+    note(type(frame).__name__, *([frame.level, frame.message] if told else [len(fds)]))
     if isinstance(frame, frames.Drain):
         sys.exit(0)
 """
@@ -170,16 +172,18 @@ def test_a_child_that_dies_is_started_again_and_told_again(start: Start, role: s
     if role != "template":
         eventually(lambda: tree.notes.count("engine Connect 1") == 2, "a new connection")
         eventually(lambda: tree.notes.count("gateway EngineDoor 1") == 2, "its other end")
+    text = f"{role} ended (SIGKILL); starting it again"
+    if role != "gateway":
+        eventually(lambda: f"gateway Told warning {text}" in tree.notes, "a line for the log")
     status, said = stop(tree)
-    assert status == 0
-    assert f"{role} ended (SIGKILL); starting it again\n" in said
+    assert (status, said.endswith(f"Z WARNING {text}\n")) == (0, role == "gateway")
 
 
 def test_a_child_that_keeps_dying_is_started_ever_later(start: Start) -> None:
     tree = start(engine="sys.exit(9)")
     tree.pid("engine", 4)
-    _, said = stop(tree)
-    lines = [line for line in said.splitlines() if line.startswith("engine ended (status 9)")]
+    stop(tree)
+    lines = [line for line in tree.notes if line.startswith("gateway Told warning engine ended (status 9)")]
     waits = [line.partition("again")[2] for line in lines]
     assert waits[:3] == ["", " in 0.1 s", " in 0.2 s"]
     assert len(tree.pids("gateway")) == len(tree.pids("template")) == 1
@@ -302,7 +306,16 @@ def test_a_child_that_cannot_be_started_is_tried_again(
     ((_, again),) = supervisor._timers
     again()
     assert len(supervisor._timers) == 2
-    assert capfd.readouterr().err.count("template cannot be started (Resource temporarily") == 2
+    assert capfd.readouterr().err.count("Z WARNING template cannot be started (Resource temporarily") == 2
+
+
+def test_without_a_gateway_a_line_is_of_the_form_that_the_log_has(capfd: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(sockets=(), options=b"{}", environ={}, root="/project", log_json=True)
+    Supervisor(plan, "/nowhere", -1)._give_up()
+    line = json.loads(capfd.readouterr().err)
+    assert line["level"] == "warning"
+    assert line["message"] == "some requests did not end in time; stopping anyway"
+    assert line["time"].endswith("Z")
 
 
 def test_the_end_of_a_stray_is_followed_by_a_look_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +398,7 @@ def test_a_gateway_that_does_not_end_is_ended(start: Start) -> None:
     tree.wait_for("gateway GatewayBoot")
     status, said = stop(tree)
     assert status == 0
-    assert said == "some requests did not end in time; stopping anyway\n"
+    assert said.endswith("Z WARNING some requests did not end in time; stopping anyway\n")
     assert not psutil.pid_exists(tree.pids("gateway")[-1])
 
 

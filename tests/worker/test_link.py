@@ -167,17 +167,29 @@ async def test_a_request_is_accepted_before_its_handler_runs(line: Line) -> None
     line.serve(handler=handler)
     assert not line.ledger.is_begun(2)
     line.ask()
-    assert await line.gateway.receive() == frames.Accepted()
+    await until(lambda: marked)
     assert marked == [True]
     go.set()
     assert await line.text() == "done"
     assert [line.ledger.is_begun(slot) for slot in range(4)] == [False, False, True, False]
 
 
-async def test_a_quick_answer_comes_after_its_acceptance(line: Line) -> None:
-    line.serve(Response("quick"))
-    line.ask()
+async def test_acceptance_is_told_where_the_gateway_waits_for_it(line: Line) -> None:
+    line.serve(handler=lambda request: "quick")
+    line.ask(frames.Body(b"a part", True))
     assert await line.gateway.receive() == frames.Accepted()
+    assert isinstance(await line.gateway.receive(), frames.Start)
+
+
+@pytest.mark.parametrize(
+    "bodies", [(), (frames.Body(b"all"),), (frames.Body(b"in ", True), frames.Body(b"parts"))]
+)
+async def test_acceptance_of_a_request_that_is_all_here_is_not_told(
+    line: Line, bodies: tuple[frames.Body, ...]
+) -> None:
+    line.serve(handler=lambda request: "quick")
+    line.ask(*bodies)
+    assert isinstance(await line.gateway.receive(), frames.Start)
 
 
 async def test_a_worker_that_leaves_accepts_nothing_more(line: Line) -> None:

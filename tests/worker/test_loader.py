@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.worker.loader import SnapshotFinder, traceback_of
+from runtime.worker.loader import SnapshotFinder, line_of, traceback_of
 
 # Loads the function `name` from the files on standard input and prints what its `result` is.
 LOAD = """
@@ -269,6 +270,13 @@ def test_an_error_from_elsewhere_is_told_without_frames() -> None:
     except msgspec.DecodeError as error:
         told = traceback_of(error, "/nowhere")
     assert told == "msgspec.DecodeError: Input data was truncated\n"
+
+
+def test_the_line_that_met_an_error_is_the_author_s_last() -> None:
+    with pytest.raises(msgspec.DecodeError) as raised:
+        msgspec.json.decode(b"{")
+    assert line_of(raised.value, os.path.dirname(__file__)).startswith(f"{__file__}:")
+    assert line_of(raised.value, "/nowhere") == ""
 
 
 # --- files that were written out ----------------------------------------------------------

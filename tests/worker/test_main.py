@@ -240,6 +240,15 @@ async def test_a_function_that_does_not_load_says_why_and_ends(
     assert await life.status() == 1
 
 
+async def test_an_error_of_ours_at_boot_is_told_with_its_line_and_without_a_traceback(life: Life) -> None:
+    source = "from runtime import ai\n\nsession = ai.Session('gte-smal')\n"
+    life.begin({"f/index.py": "from . import model\n", "f/model.py": source})
+    failure = await life.hears()
+    assert isinstance(failure, frames.BootFailed)
+    assert failure.message.startswith("ModelNotFound: There is no local model 'gte-smal'")
+    assert failure.traceback == f"{failure.message}\n  in /functions/f/model.py:3"
+
+
 async def test_an_application_starts_before_it_is_ready_and_stops_after_it_drained(
     life: Life, capsys: pytest.CaptureFixture[str]
 ) -> None:
