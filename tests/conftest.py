@@ -17,6 +17,17 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=10, help="how often tests kill the engine")
+
+
+@pytest.fixture
+def kills(pytestconfig: pytest.Config) -> int:
+    """How often a process is killed; more than the usual number takes more than a minute."""
+    number: int = pytestconfig.getoption("--kills")
+    return number
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

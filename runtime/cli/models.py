@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runtime.cli import output
 from runtime.cli.pulling import PATHS, absolute, prepare_model, pull_model
 from runtime.cli.root import root_option
-from runtime.cli.stores import open_store
+from runtime.cli.stores import ai_settings, open_store
 from runtime.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
     from runtime.engine.models.card import Card
     from runtime.engine.models.store import Store
+    from runtime.project.settings import AI
 
-HEADER = ("NAME", "DIMENSIONS", "MAX TOKENS", "STATE", "SOURCE")
+HEADER = ("NAME", "SIZE", "TOKENS", "STATE", "SOURCE")
+RANKS = "ranks"  # in place of the size of vectors
 
 READY, UNPREPARED, ABSENT = "ready", "not prepared", "not here"
 
@@ -45,7 +48,8 @@ command.add_command(prepare_model)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array, for programs.")
 @root_option
 def list_models(everything: bool, as_json: bool, root: str | None) -> None:
-    """List the models that `ai.Session` finds by name.
+    """List the models that `ai.Session` finds by name, with the size of their vectors and the tokens
+    that they read at most.
 
     \b
     Examples:
@@ -63,6 +67,7 @@ def list_models(everything: bool, as_json: bool, root: str | None) -> None:
         click.echo(json.dumps([describe(store, cards[name]) for name in sorted(cards)], indent=2))
     elif cards:
         output.table(HEADER, [row(store, cards[name]) for name in sorted(cards)])
+        tell_unpinned(store, cards)
     else:
         output.note(f"no models in {store.models_dir}: `functions models list --all` shows those to be had")
 
@@ -72,26 +77,25 @@ def list_models(everything: bool, as_json: bool, root: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @root_option
 def info_of_model(name: str, as_json: bool, root: str | None) -> None:
-    """Tell everything that is known of the model NAME.
+    """Tell everything that is known of the model NAME, or of a folder: ./FOLDER.
 
     \b
     Examples:
       functions models info gte-small
+      functions models info ./my-model
       functions models info gte-small --json
     """
     store = open_store(root)
-    facts = details(store, find(store, name, or_known=True))
+    facts = details(store, find(store, name, or_known=True), ai_settings(root).precisions)
     if as_json:
         import json
 
         click.echo(json.dumps(facts, indent=2))
         return
-    files = facts.pop("files")
-    lines = [(key.replace("_", " "), str(value)) for key, value in facts.items() if value not in {"", None}]
-    assert isinstance(files, list)
-    lines += [("file", f"{file['path']}  {file['size']} bytes  sha256 {file['sha256']}") for file in files]
-    for line in output.align(lines):
+    for line in output.align(told(facts)):
         click.echo(line)
+    if wanted := impossible(facts, ai_settings(root)):
+        output.note(f"it cannot run at {wanted}, as the configuration wants: it came as an ONNX graph")
 
 
 @command.command("verify")
@@ -99,6 +103,8 @@ def info_of_model(name: str, as_json: bool, root: str | None) -> None:
 @root_option
 def verify_models(names: tuple[str, ...], root: str | None) -> int:
     """Read every file of the models NAME (all of them without one) and compare it with its digest.
+
+    Of a folder, ./FOLDER, these are the files that the store has made of it.
 
     Exit code 1: a model is damaged.
 
@@ -137,6 +143,8 @@ def remove_model(name: str, yes: bool, root: str | None) -> None:
     name = absolute(name) if name.startswith(PATHS) else name
     folders = removable(store, name)
     if not folders:
+        if not os.path.isabs(name):
+            find(store, name)
         raise UsageError(
             f"The store has no {name}", where=str(store.models_dir), remedy="functions models list"
         )
@@ -150,7 +158,7 @@ def remove_model(name: str, yes: bool, root: str | None) -> None:
 
 
 def find(store: Store, name: str, *, or_known: bool = False) -> Card:
-    """The card of a model; of one that is only in the catalogue too, if that will do.
+    """The card of a model, or of a folder; of one that is only in the catalogue too, if that will do.
 
     Raises:
         UsageError: there is none; the message names those that exist.
@@ -159,13 +167,30 @@ def find(store: Store, name: str, *, or_known: bool = False) -> Card:
     if card is None and or_known and name in store.catalogue:
         return absent(store, name)
     try:
+        if name.startswith(PATHS):
+            return card_of_folder(store, Path(absolute(name)))
         return card or store.get(name)
     except ModelNotFound as error:
         raise UsageError(error.message) from error
 
 
+def card_of_folder(store: Store, folder: Path) -> Card:
+    """What the store has made of a folder; before that, what the folder says of itself.
+
+    Raises:
+        ModelNotFound: there is no such folder.
+        StartError: a file is missing, broken or not supported.
+    """
+    from runtime.engine.models.card import read_card
+    from runtime.engine.models.prepare import describe_folder
+
+    card = read_card(folder) or read_card(store.cache_folder(folder))
+    return card or describe_folder(folder, str(folder))[0]
+
+
 def intact(store: Store, card: Card) -> bool:
     """Whether the files are what they were; says so."""
+    from runtime.engine.models.repair import repair
     from runtime.engine.models.verify import faults
 
     if not card.prepared:
@@ -177,23 +202,6 @@ def intact(store: Store, card: Card) -> bool:
     else:
         click.echo(f"{card.name}: ok")
     return not found
-
-
-def repair(store: Store, card: Card) -> str:
-    """The commands that bring a damaged model back."""
-    from runtime.engine.models.prepare import GRAPHS, WEIGHTS
-
-    kind, _, place = card.source.partition(" ")
-    again = f"functions models prepare {card.name}"
-    if kind == "hub":
-        known = {name: entry for name, entry in store.catalogue.items() if str(entry.source) == card.source}
-        what = place if card.name == place else next(iter(known), place)
-        usual = (known[what].source.file,) if what in known else (*GRAPHS, WEIGHTS)
-        again = f"functions models pull {what}" + (f" --name {card.name}" if card.name != what else "")
-        return again + (f" --file {card.weights}" if card.weights not in usual else "")
-    if kind == "folder":
-        again = f"functions models pull {place} --name {card.name}"
-    return f"functions models remove {card.name}, then {again}"
 
 
 def nameless(store: Store) -> list[Path]:
@@ -229,11 +237,25 @@ def absent(store: Store, name: str) -> Card:
     return card_of(name, store.catalogue[name])
 
 
+def tell_unpinned(store: Store, cards: Mapping[str, Card]) -> None:
+    """Say of which models not here nobody knows yet what their files must be."""
+    count = sum(not card.prepared and not card.sha256 for card in cards.values())
+    if count:
+        output.note(f"of {count} models not here no digest is known yet: the first pull pins what it gets")
+
+
+def pin_of(card: Card) -> str:
+    """What says that the weights are the right ones."""
+    if card.prepared:
+        return "to revision and sha256" if card.revision else "to sha256"
+    return "to sha256" if card.sha256 else "not yet: the first pull pins what it gets"
+
+
 def state(store: Store, card: Card) -> str:
     """One of `READY`, `UNPREPARED`, `ABSENT`."""
     if card.prepared:
         return READY
-    return UNPREPARED if store.package_folder(card.name) else ABSENT
+    return UNPREPARED if os.path.isabs(card.name) or store.package_folder(card.name) else ABSENT
 
 
 def describe(store: Store, card: Card) -> dict[str, object]:
@@ -242,20 +264,32 @@ def describe(store: Store, card: Card) -> dict[str, object]:
         "name": card.name,
         "dimensions": card.dimensions,
         "max_tokens": card.max_tokens,
+        "kind": card.kind,
         "state": state(store, card),
         "source": card.source,
         "folder": card.folder,
     }
 
 
-def details(store: Store, card: Card) -> dict[str, object]:
+def details(store: Store, card: Card, precisions: Mapping[str, str]) -> dict[str, object]:
     """What `info` says of a model."""
+    entry = store.catalogue.get(card.name)
     files = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in card.files]
     return describe(store, card) | {
         "revision": card.revision,
         "licence": card.licence,
         "pooling": card.pooling,
         "prefix": card.prefix,
+        "query_prefix": card.query_prefix,
+        "matryoshka": [*card.matryoshka],
+        "stated": entry.stated if entry else "",
+        "pinned": pin_of(card),
+        "precision": precision_of(card, precisions),
+        "loss": {
+            variant.precision: {"mean": variant.mean, "least": variant.least}
+            for variant in card.variants
+            if variant.precision != "fp32"
+        },
         "weights": card.weights,
         "sha256": card.sha256,
         "size": sum(file.size for file in card.files) or None,
@@ -263,6 +297,41 @@ def details(store: Store, card: Card) -> dict[str, object]:
     }
 
 
+def precision_of(card: Card, precisions: Mapping[str, str]) -> str | None:
+    """What it runs at; None: what the configuration wants is not possible."""
+    from runtime.engine.models.precision import INT8
+
+    wanted = precisions.get(card.name, "fp32")
+    return None if wanted == INT8 and card.prepared and not card.packs else wanted
+
+
+def impossible(facts: Mapping[str, Any], settings: AI) -> str:
+    """The precision that the configuration wants of a model which cannot have it; empty: it can."""
+    return settings.precisions[facts["name"]] if facts["precision"] is None else ""
+
+
+def told(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `info` says, line by line; of what is not known, nothing."""
+    said = {"dimensions": "", "pooling": ""} if facts["kind"] == "ranking" else {}
+    said["size"] = f"{facts['size']} bytes"
+    said |= {name: repr(facts[name]) for name in ("prefix", "query_prefix") if facts[name]}
+    said |= {"matryoshka": ", ".join(map(str, facts["matryoshka"])), "loss": loss_of(facts), "files": ""}
+    lines = [(name.replace("_", " "), str(said.get(name, fact))) for name, fact in facts.items() if fact]
+    lines += [
+        ("file", f"{file['path']}  {file['size']} bytes  sha256 {file['sha256']}") for file in facts["files"]
+    ]
+    return [line for line in lines if line[1]]
+
+
+def loss_of(facts: Mapping[str, Any]) -> str:
+    """How near results come to those of fp32, where that was measured."""
+    words = "cosine {mean:.4f} on average, {least:.4f} at least"
+    if facts["kind"] == "ranking":
+        words = "correlation of scores {mean:.4f}"
+    return "; ".join(f"{precision}: {words.format(**loss)}" for precision, loss in facts["loss"].items())
+
+
 def row(store: Store, card: Card) -> tuple[str, ...]:
     """One line of the table."""
-    return card.name, str(card.dimensions), str(card.max_tokens), state(store, card), card.source
+    size = RANKS if card.kind == "ranking" else str(card.dimensions)
+    return card.name, size, str(card.max_tokens), state(store, card), card.source

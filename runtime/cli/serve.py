@@ -82,12 +82,57 @@ def serve(options: Options) -> None:
     project = load(options, environ)
     for text in project.notes:
         output.note(text)
+    for text in unknown_models(project):
+        output.note(text)
     if missing := missing_model(project):
         output.note(
             f"the model {missing} is not on this machine; `functions models list` shows those that are, and"
             " `functions models pull` brings others"
         )
+        project = only_asked_for(project)
+    check_engine(project)
     launch(project, options, environ)
+
+
+def check_engine(project: Project) -> None:
+    """See that this machine can run models as the configuration wants it.
+
+    Raises:
+        StartError: an execution provider is not installed, or the processor has no bfloat16.
+    """
+    from runtime.engine.providers import check_bfloat16, check_installed
+
+    check_installed(project.settings.ai.providers)
+    if "bf16" in project.settings.ai.precisions.values():
+        check_bfloat16()
+
+
+def unknown_models(project: Project) -> list[str]:
+    """What to say of each `[ai.models.NAME]` that no model has as its name."""
+    from difflib import get_close_matches
+
+    from runtime.engine.models.store import Store
+
+    store = Store(project.settings.ai.models_dir)
+    known = {*store.catalogue, *(card.name for card in store.cards())}
+    notes = []
+    for name in project.settings.ai.models:
+        if os.path.isdir(name) if os.path.isabs(name) else name in known:
+            continue
+        near = get_close_matches(name, known, 1)
+        hint = f"is {near[0]} meant?" if near else "a folder's name starts with ./ or /"
+        notes.append(f'[ai.models."{name}"] counts for no model: neither store nor catalogue has it; {hint}')
+    return notes
+
+
+def only_asked_for(project: Project) -> Project:
+    """The project without the default model, to be loaded at the start, that nobody has asked for."""
+    from msgspec.structs import replace
+
+    settings = project.settings
+    if settings.ai.preload is not None:
+        return project
+    return replace(project, settings=replace(settings, ai=replace(settings.ai, preload=())))
 
 
 def missing_model(project: Project) -> str | None:

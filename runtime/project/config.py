@@ -30,7 +30,7 @@ from runtime.project.schema import (
     table,
     wrong,
 )
-from runtime.project.settings import AI, Auth, Cors, Function, Limits, Setting, Settings
+from runtime.project.settings import AI, Auth, Cors, Function, Limits, Model, Setting, Settings
 from runtime.project.textfile import read_text
 
 PATH = os.path.join("supabase", "config.toml")
@@ -38,7 +38,8 @@ PATH = os.path.join("supabase", "config.toml")
 TOP = ("project_id", "api", "edge_runtime", "functions", "auth", "ai")
 API = {"port": Port}
 AUTH = kinds_of(Auth)
-AI_KEYS = kinds_of(AI)
+AI_KEYS = kinds_of(AI, "models_dir", "preload", "threads", "providers", "memory_mb")
+MODEL = kinds_of(Model)
 CORS = kinds_of(Cors)
 LIMITS = kinds_of(Limits)
 FUNCTION = kinds_of(
@@ -169,8 +170,18 @@ def _settings(
     settings |= read(_ours(document, "api", API, here), API, here / "api")
     settings["auth"] = Auth(**read(_ours(document, "auth", AUTH, here), AUTH, here / "auth"))
     settings["cors"] = Cors(**read(table(edge.get("cors", {}), place / "cors"), CORS, place / "cors"))
-    settings["ai"] = AI(**read(table(document.get("ai", {}), here / "ai"), AI_KEYS, here / "ai"))
+    settings["ai"] = _ai(document.get("ai", {}), here / "ai")
     return settings
+
+
+def _ai(value: object, place: Place) -> AI:
+    values = read(table(value, place), {**AI_KEYS, "models": dict[str, Any]}, place)
+    at = place / "models"
+    models = {
+        name: Model(**read(table(keys, at / name), MODEL, at / name))
+        for name, keys in values.pop("models", {}).items()
+    }
+    return AI(**values, models=models)
 
 
 def _ours(document: dict[str, Any], key: str, kinds: Mapping[str, Any], here: Place) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from runtime.project.settings import AI, Function, Options, Project, Settings
 TEST_LIMITS = "FUNCTIONS_TEST_LIMITS"
 """Set to 1 in the server's environment: requests may bring limits of their own, for tests."""
 
+_PATHS = ("/", "./", "../")  # what `ai.Session` takes for a folder
+
 ENV_FILE = os.path.join("supabase", "functions", ".env")
 
 
@@ -136,7 +138,7 @@ def _settings(root: str, options: Options, config: Config, environ: Mapping[str,
         said["log_format"] = options.log_format
     given = config.settings | {key: value for key, value in said.items() if value is not None}
     given["host"] = given.get("host", "127.0.0.1").strip("[]")
-    given["ai"] = _with_absolute_store(root, given["ai"])
+    given["ai"] = with_absolute_paths(root, given["ai"])
     given |= {"url": own_url(environ), "env_file": _env_file(root, options)}
     return Settings(**given, root=root, test_limits=_test_limits(given["host"], environ))
 
@@ -171,11 +173,17 @@ def _verify_jwt(environ: Mapping[str, str]) -> bool | None:
     return False if said == "false" else None
 
 
-def _with_absolute_store(root: str, ai: AI) -> AI:
-    if not ai.models_dir:
-        return ai
-    models_dir = os.path.join(root, os.path.expanduser(ai.models_dir))
-    return AI(models_dir=os.path.normpath(models_dir), preload=ai.preload, threads=ai.threads)
+def with_absolute_paths(root: str, ai: AI) -> AI:
+    """The settings with every folder in them made absolute."""
+
+    def absolute(path: str) -> str:
+        return os.path.normpath(os.path.join(root, os.path.expanduser(path)))
+
+    return msgspec.structs.replace(
+        ai,
+        models_dir=absolute(ai.models_dir) if ai.models_dir else "",
+        models={absolute(name) if name.startswith(_PATHS) else name: ai.models[name] for name in ai.models},
+    )
 
 
 def _env_file(root: str, options: Options) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -26,6 +26,7 @@ _EXPECTED: dict[Any, str] = {
     bool: "true or false",
     str: "a string",
     tuple[str, ...]: "a list of strings",
+    dict[str, Any]: "a table",
     Count: "a whole number from 0 to 2147483647",
     Amount: "a number from 0 to 1000000000",
     HeadSize: "a whole number from 1 to 256",
@@ -118,9 +119,11 @@ def unknown(place: Place, known: Iterable[str]) -> NoReturn:
 
 
 def _expected(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
-    return _EXPECTED[kind]
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    several = get_origin(kind) is tuple
+    choices = get_args(get_args(kind)[0] if several else kind)
+    return ("a list of some of " if several else "one of ") + ", ".join(f'"{choice}"' for choice in choices)
 
 
 def show(value: object) -> str:
@@ -134,6 +137,8 @@ def show(value: object) -> str:
             return f'the string "{value if len(value) <= 60 else value[:57] + "…"}"'
         case list():
             odd = next((item for item in value if not isinstance(item, str)), None)
-            return "a list" if odd is None else f"a list that contains {show(odd)}"
+            if odd is not None:
+                return f"a list that contains {show(odd)}"
+            return f"a list of {', '.join(map(repr, value))}"[:60] if value else "a list"
         case _:
             return str(value)[:60]

@@ -21,6 +21,8 @@ NO_MODEL = "none"
 """As `EMBEDDING_MODEL`: there is none, on purpose."""
 
 LogFormat = Literal["auto", "plain", "json"]
+Precision = Literal["fp32", "bf16", "int8"]
+Provider = Literal["cpu", "cuda", "tensorrt", "migraphx", "openvino", "coreml"]
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +164,17 @@ class Cors(Setting, frozen=True, kw_only=True):
     max_age_s: int = 86_400
 
 
+class Model(Setting, frozen=True, kw_only=True):
+    """`[ai.models.NAME]`: how one model is run.
+
+    Attributes:
+        precision: of its numbers: `"fp32"` is exact, `"bf16"` and `"int8"` are faster; see
+            [AI models](ai.md#precision)
+    """
+
+    precision: Precision = "fp32"
+
+
 class AI(Setting, frozen=True, kw_only=True):
     """`[ai]`: local models.
 
@@ -170,11 +183,25 @@ class AI(Setting, frozen=True, kw_only=True):
         preload: models loaded before the server is ready; none: `EMBEDDING_MODEL` of the env file,
             or gte-small
         threads: threads for inference; 0: one per processor core
+        providers: what onnxruntime runs models on, the first one preferred: `"cpu"`, `"cuda"`,
+            `"tensorrt"`, `"migraphx"`, `"openvino"`, `"coreml"`; the processor is always the last
+        memory_mb: what loaded models may take together, by the size of their files; those not used
+            for longest are unloaded; 0: no limit
+        models: `[ai.models.NAME]` by name, or by the absolute path of a folder.
     """
 
     models_dir: str = ""
     preload: tuple[str, ...] | None = None
     threads: int = 0
+    providers: tuple[Provider, ...] = ("cpu",)
+    memory_mb: int = 0
+    models: dict[str, Model] = {}
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """Of the models that are not to run at "fp32"."""
+        told = {name: model.precision for name, model in self.models.items()}
+        return {name: precision for name, precision in told.items() if precision != "fp32"}
 
 
 class Settings(Setting, frozen=True, kw_only=True):

@@ -17,10 +17,11 @@ import pytest
 
 from runtime.cli import embedded, pulling
 from runtime.cli.embedded import Choice, choose, replace_variable, variable
-from runtime.cli.models import repair
+from runtime.cli.models import loss_of
 from runtime.engine.models import patience
 from runtime.engine.models.card import Card
 from runtime.engine.models.prepare import prepare
+from runtime.engine.models.repair import repair
 from runtime.engine.models.store import Store
 from runtime.project.settings import DEFAULT_MODEL
 from tests.cli.conftest import Run
@@ -64,13 +65,14 @@ def test_the_installed_model_is_listed_before_it_is_prepared(run: Run, project: 
 
 def test_models_that_could_be_pulled_are_listed_when_asked_for(run: Run, project: Path) -> None:
     assert "gte-small" not in run("models", "list").out
-    first, second = run("models", "list", "--all").out.splitlines()
-    assert (first.split()[0], second.split()) == (
-        EMBEDDED,
-        ["gte-small", "384", "512", "not", "here", "hub", "Supabase/gte-small"],
-    )
-    listed = json.loads(run("models", "list", "--all", "--json").out)
-    assert [model["state"] for model in listed] == ["not prepared", "not here"]
+    outcome = run("models", "list", "--all")
+    lines = {line.split()[0]: line.split()[1:] for line in outcome.out.splitlines()}
+    assert lines["gte-small"] == ["384", "512", "not", "here", "hub", "thenlper/gte-small"]
+    assert lines["bge-reranker-base"][0] == "ranks"
+    assert max(line.index(" hub ") for line in outcome.out.splitlines() if " hub " in line) < 70
+    assert "no digest is known yet: the first pull pins what it gets" in outcome.err
+    listed = {model["name"]: model for model in json.loads(run("models", "list", "--all", "--json").out)}
+    assert (listed[EMBEDDED]["state"], listed["gte-small"]["state"]) == ("not prepared", "not here")
 
 
 def test_listing_makes_no_keys_and_no_store(run: Run, project: Path) -> None:
@@ -124,23 +126,102 @@ def test_everything_that_is_known_of_a_model_is_told(run: Run, project: Path, hu
         "name": "org/tiny",
         "dimensions": 16,
         "max_tokens": 32,
+        "kind": "embedding",
         "state": "ready",
         "source": "hub org/tiny",
         "folder": str(the_store(project).folder("org/tiny")),
         "licence": "mit",
         "pooling": "mean",
         "prefix": "",
+        "query_prefix": "",
+        "matryoshka": [],
+        "stated": "",
+        "pinned": "to revision and sha256",
+        "precision": "fp32",
+        "loss": {},
         "weights": "model.safetensors",
     }
     lines = run("models", "info", "org/tiny").out.splitlines()
     assert ["licence", "mit"] in [line.split() for line in lines]
-    assert sum(line.startswith("file ") for line in lines) == 3
+    assert sum(line.startswith("file ") for line in lines) == 4
+    assert f"size {sum(file['size'] for file in files)} bytes" in [" ".join(line.split()) for line in lines]
 
 
 def test_what_the_catalogue_knows_is_told_too(run: Run, project: Path) -> None:
     told = json.loads(run("models", "info", "gte-small", "--json").out)
     assert (told["state"], told["licence"], told["size"]) == ("not here", "MIT", None)
     assert run("models", "info", "nope").code == 2
+    lines = run("models", "info", "nomic-embed-text-v1.5").out.splitlines()
+    words = {line[:14].strip(): line[14:].strip() for line in lines}
+    assert words["matryoshka"] == "512, 256, 128, 64"
+    assert words["query prefix"] == "'search_query: '"
+    assert words["stated"].endswith("/nomic-ai/nomic-embed-text-v1.5")
+    assert words["pinned"] == "not yet: the first pull pins what it gets"
+    ranking = run("models", "info", "ms-marco-minilm-l6-v2").out
+    assert "ranking" in ranking
+    assert not {"dimensions", "pooling"} & {line.split()[0] for line in ranking.splitlines()}
+
+
+def test_what_a_precision_loses_is_told(run: Run, project: Path) -> None:
+    tiny.write_folder(project / "mine")
+    assert run("models", "pull", "./mine").code == 0
+    (project / "supabase").mkdir()
+    (project / "supabase/config.toml").write_text('[ai.models.mine]\nprecision = "int8"\n')
+    prepared = run("models", "prepare", "mine")
+    assert (prepared.code, prepared.out.startswith("Model mine is ready in ")) == (0, True)
+    assert run("models", "prepare", "mine") == (0, "", "")
+    (loss,) = json.loads(run("models", "info", "mine", "--json").out)["loss"].values()
+    assert 0.9 < loss["least"] <= loss["mean"] < 1
+    told = run("models", "info", "mine").out
+    assert ["precision", "int8"] in [line.split() for line in told.splitlines()]
+    assert f"int8: cosine {loss['mean']:.4f} on average, {loss['least']:.4f} at least" in told
+
+
+def test_a_precision_that_is_not_possible_is_not_told(run: Run, project: Path) -> None:
+    folder = tiny.write_folder(project / "mine")
+    made = Path(prepare(str(folder), the_store(project)).folder)
+    for name in ("model.onnx", "model.onnx.data"):  # as an export of somebody's would lie there
+        (made / name).rename(folder / name)
+    (folder / "model.safetensors").unlink()
+    assert run("models", "pull", "./mine").code == 0
+    (project / "supabase").mkdir()
+    (project / "supabase/config.toml").write_text('[ai.models.mine]\nprecision = "int8"\n')
+    told = run("models", "info", "mine")
+    assert "precision" not in [line.split()[0] for line in told.out.splitlines()]
+    assert "it cannot run at int8, as the configuration wants: it came as an ONNX graph" in told.err
+    assert json.loads(run("models", "info", "mine", "--json").out)["precision"] is None
+
+
+def test_a_folder_can_be_told_of_and_verified(run: Run, project: Path) -> None:
+    folder = tiny.write_folder(project / "own")
+    assert run("models", "verify", "./own") == (0, f"{folder}: not prepared\n", "")
+    assert json.loads(run("models", "info", "./own", "--json").out)["state"] == "not prepared"
+    (project / "supabase").mkdir()
+    (project / "supabase/config.toml").write_text('[ai.models."./own"]\nprecision = "int8"\n')
+    made = the_store(project).cache_folder(folder)
+    assert run("models", "prepare", "./own").out == f"Model {folder} is ready in {made}\n"
+    assert run("models", "prepare", "./own") == (0, "", "")
+    for name in ("./own", str(folder)):
+        told = json.loads(run("models", "info", name, "--json").out)
+        assert (told["precision"], told["state"]) == ("int8", "ready")
+        assert 0.9 < told["loss"]["int8"]["least"] < 1
+        assert run("models", "verify", name) == (0, f"{folder}: ok\n", "")
+    (made / "packed.onnx").write_bytes(b"cut")
+    assert "packed.onnx has 3 bytes" in run("models", "verify", "./own").err
+    nowhere = run("models", "info", "./nowhere")
+    assert (nowhere.code, f"no model folder '{project}/nowhere'\n  → " in nowhere.err) == (2, True)
+
+
+def test_what_nobody_has_is_said_alike(run: Run, project: Path) -> None:
+    said = {run("models", *command, "nosuch").err for command in (["info"], ["verify"], ["remove", "--yes"])}
+    (text,) = said
+    assert text.splitlines()[0] == "error: There is no model 'nosuch' here"
+    assert text.splitlines()[2].startswith("  → ")
+
+
+def test_what_a_cross_encoder_loses_is_a_correlation() -> None:
+    loss = {"int8": {"mean": 0.99871, "least": 0.99871}}
+    assert loss_of({"kind": "ranking", "loss": loss}) == "int8: correlation of scores 0.9987"
 
 
 def test_a_folder_is_brought_into_the_store_under_a_name(run: Run, project: Path) -> None:
@@ -158,10 +239,13 @@ def test_a_folder_is_brought_into_the_store_under_a_name(run: Run, project: Path
 @pytest.mark.parametrize(
     ("facts", "commands"),
     [
-        ({"name": "gte-small", "source": "hub Supabase/gte-small"}, "functions models pull gte-small"),
         (
-            {"name": "gte-small", "source": "hub Supabase/gte-small", "weights": "onnx/model_quantized.onnx"},
-            "functions models pull gte-small --file onnx/model_quantized.onnx",
+            {"name": "gte-small", "source": "hub thenlper/gte-small", "weights": "model.safetensors"},
+            "functions models pull gte-small",
+        ),
+        (
+            {"name": "gte-small", "source": "hub thenlper/gte-small", "weights": "onnx/model.onnx"},
+            "functions models pull gte-small --file onnx/model.onnx",
         ),
         ({"name": "a/b", "source": "hub a/b"}, "functions models pull a/b"),
         ({"name": "mine", "source": "hub a/b"}, "functions models pull a/b --name mine"),
@@ -239,6 +323,7 @@ def test_a_hub_out_of_reach_is_an_error_with_a_next_step(run: Run, project: Path
     outcome = run("models", "pull", "gte-small", "--retries", "0")
     assert (outcome.code, outcome.out) == (3, "")
     assert "error: 127.0.0.1:1: The model hub cannot be reached: " in outcome.err
+    assert "(after one attempt)" in outcome.err
     assert "HF_ENDPOINT" in outcome.err
 
 
@@ -248,9 +333,11 @@ def test_a_hub_out_of_reach_is_an_error_with_a_next_step(run: Run, project: Path
 def test_preparing_shows_its_steps_once_and_then_has_nothing_to_do(run: Run, project: Path) -> None:
     command = [sys.executable, "-m", "runtime.cli.main", "models", "prepare"]
     first = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
-    assert first.stderr.splitlines() == [f"converting {EMBEDDED}", f"checking {EMBEDDED}"]
+    note, *steps = first.stderr.splitlines()
+    said = f"note: {project}/supabase/functions/.env is not there to name a model: {EMBEDDED} it is"
+    assert (note, steps) == (said, [f"converting {EMBEDDED}", f"checking {EMBEDDED}"])
     assert first.stdout == f"Model {EMBEDDED} is ready in {project / 'data/functions/models' / EMBEDDED}\n"
-    assert run("models", "prepare") == (0, "", "")
+    assert run("models", "prepare") == (0, "", f"{said}\n")
     (listed,) = json.loads(run("models", "list", "--json").out)
     assert (listed["name"], listed["dimensions"], listed["state"]) == (EMBEDDED, 384, "ready")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runtime.engine import providers
 from runtime.project.settings import Options, Project
 from runtime.supervisor import launch as launching
 from tests.cli.conftest import Run
@@ -36,6 +37,21 @@ def test_without_flags_nothing_is_said_but_the_root(run: Run, project: Path, lau
     assert launched["options"] == Options(root=str(project))
     assert list(launched["project"].functions) == ["hello"]
     assert launched["environ"] == dict(os.environ)
+
+
+def test_what_models_cannot_be_run_on_here_is_an_error_at_the_start(
+    run: Run, project: Path, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "supabase").mkdir()
+    config = project / "supabase/config.toml"
+    config.write_text('[ai]\nproviders = ["migraphx", "cpu"]\n')
+    refused = run("serve")
+    assert (refused.code, "has no migraphx" in refused.err, launched) == (3, True, {})
+    assert "pip install onnxruntime-migraphx" in refused.err
+    config.write_text('[ai]\nproviders = ["cpu"]\n[ai.models.mine]\nprecision = "bf16"\n')
+    monkeypatch.setattr(providers, "find_spec", lambda name: None)
+    refused = run("serve")
+    assert (refused.code, "functions-runtime[openvino]" in refused.err, launched) == (3, True, {})
 
 
 def test_every_flag_becomes_an_option(run: Run, project: Path, launched: Launched) -> None:
@@ -80,6 +96,33 @@ def test_a_model_that_is_not_here_is_a_note_with_the_next_step(
     assert outcome.err.count("\n") == 1
     assert "the model mine is not on this machine" in outcome.err
     assert "`functions models list`" in outcome.err
+    assert launched["project"].preload == ()  # to try it would say the same again, as an error
+    (project / "supabase/config.toml").write_text('[ai]\npreload = ["mine"]\n')
+    run("serve")
+    assert launched["project"].preload == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("all-minilm-l6-v3", "is all-minilm-l6-v2 meant?"),
+        ("./own", "a folder's name starts with ./ or /"),
+        ("our-encoder", "a folder's name starts with ./ or /"),
+    ],
+)
+def test_settings_of_a_model_that_nobody_knows_are_a_note(
+    run: Run, project: Path, launched: Launched, name: str, hint: str
+) -> None:
+    (project / "supabase").mkdir(exist_ok=True)
+    (project / "supabase/config.toml").write_text(
+        f'[ai]\npreload = []\n[ai.models."{name}"]\nprecision = "int8"\n[ai.models.gte-small]\n'
+    )
+    notes = run("serve").err.splitlines()
+    assert [note for note in notes if "counts for no model" in note and hint in note] == notes
+    assert len(notes) == 1
+    if name == "./own":
+        (project / "own").mkdir()
+        assert run("serve").err == ""
 
 
 def test_a_model_that_is_here_goes_without_saying(run: Run, project: Path, launched: Launched) -> None:

@@ -21,13 +21,16 @@ import pytest
 
 from runtime.engine.models.catalogue import EMBEDDED
 from runtime.engine.models.prepare import prepare
+from runtime.engine.models.pull import pull_folder
 from runtime.engine.models.store import Store
 from tests.conformance.ollama import Ollama
+from tests.engine.test_engine_process import counting_ranker
 from tests.running import SECRET, Server, eventually, serving
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent.name for path in REPOSITORY.glob("functions/*/index.py"))
 WIDTH = 100
+RANKER = "ms-marco-minilm-l6-v2"
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 
 Message = dict[str, str]
@@ -82,7 +85,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, ollama: Ollama, secret: str
     values = values.replace("http://localhost:11434", ollama.url)
     values = values.replace("WEBHOOK_SECRET=", f"WEBHOOK_SECRET={secret}")
     (root / "supabase" / "functions" / ".env").write_text(values)
-    prepare(EMBEDDED, Store(root / "data" / "functions" / "models"))
+    store = Store(root / "data" / "functions" / "models")
+    prepare(EMBEDDED, store)
+    pull_folder(counting_ranker(root / "ranker"), RANKER, store, lambda *_: None)
     with serving(root, env={"XDG_DATA_HOME": str(root / "data")}) as running:
         yield running
 
@@ -138,6 +143,12 @@ def test_embed(server: Server) -> None:
     one, two = run(server, scripts("embed")[0]).replace("][", "]\n[", 1).splitlines()
     assert len(json.loads(one)) == 384
     assert [len(vector) for vector in json.loads(two)] == [384, 384]
+
+
+def test_rerank(server: Server) -> None:
+    (best,) = json.loads(run(server, scripts("rerank")[0]))
+    assert best["document"] == "The weather is nice."  # of this ranker, who counts: the longer one
+    assert best["index"] == 1
 
 
 def test_ollama_test(server: Server, ollama: Ollama) -> None:

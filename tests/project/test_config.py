@@ -10,7 +10,7 @@ from runtime.errors import ConfigError
 from runtime.project import config as keys
 from runtime.project.config import Config, parse_config, read_config
 from runtime.project.schema import Prefix, Text
-from runtime.project.settings import AI, Auth, Cors, Function, Limits, Options, Settings
+from runtime.project.settings import AI, Auth, Cors, Function, Limits, Model, Options, Provider, Settings
 
 FILE = "/p/supabase/config.toml"
 
@@ -114,6 +114,8 @@ def toml(name: str, kind: Any) -> str:
         return '"/fn"'
     if kind == tuple[str, ...]:
         return '["10.0.0.1"]'
+    if kind == tuple[Provider, ...]:
+        return '["cuda", "cpu"]'
     return '"x"' if kind in (str, Text) else "7"
 
 
@@ -178,9 +180,17 @@ def test_every_setting_has_a_key_or_is_made_by_us() -> None:
         "description",
         "limits",
     }
-    for struct, kinds in ((Limits, keys.LIMITS), (Auth, keys.AUTH), (Cors, keys.CORS), (AI, keys.AI_KEYS)):
+    for struct, kinds in ((Limits, keys.LIMITS), (Auth, keys.AUTH), (Cors, keys.CORS), (Model, keys.MODEL)):
         assert set(struct.__struct_fields__) == set(kinds)
+    assert set(AI.__struct_fields__) == {*keys.AI_KEYS, "models"}
     assert set(Options.__struct_fields__) - {"root"} <= set(Settings.__struct_fields__)
+
+
+def test_each_model_has_a_precision_of_its_own() -> None:
+    text = '[ai.models.a]\nprecision = "int8"\n[ai.models."org/b"]\nprecision = "fp32"\n[ai.models.c]\n'
+    ai = parse(text).settings["ai"]
+    assert ai.models == {"a": Model(precision="int8"), "org/b": Model(), "c": Model()}
+    assert ai.precisions == {"a": "int8"}
 
 
 def test_a_function_has_its_limits_over_the_defaults_over_ours() -> None:
@@ -202,6 +212,8 @@ def test_a_function_has_its_limits_over_the_defaults_over_ours() -> None:
         ("[functions.hello]\nverify_jwts = false", "functions.hello.verify_jwts", "verify_jwt"),
         ("[functions.hello]\nsecret = ['A']", "functions.hello.secret", "secrets"),
         ("[ai]\npre_load = ['x']", "ai.pre_load", "preload"),
+        ("[ai.model.a]\nprecision = 'int8'", "ai.model", "models"),
+        ("[ai.models.a]\nprecison = 'int8'", "ai.models.a.precison", "precision"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(text: str, key: str, nearest: str) -> None:
@@ -211,7 +223,7 @@ def test_an_unknown_key_names_the_nearest(text: str, key: str, nearest: str) -> 
 
 
 def test_an_unknown_key_without_a_near_one_lists_the_known() -> None:
-    assert "known are models_dir, preload, threads" in refusal("[ai]\nzzz = 1")
+    assert "known are memory_mb, models, models_dir, preload, providers, threads" in refusal("[ai]\nzzz = 1")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +261,15 @@ def test_an_unknown_key_without_a_near_one_lists_the_known() -> None:
         ("[functions.a]\nsecrets = 'K'", "functions.a.secrets", "a list of strings", '"K"'),
         ("[auth]\nleeway_s = '5'", "auth.leeway_s", "a number from 0", '"5"'),
         ("[ai]\nthreads = 99999999999", "ai.threads", "a whole number from 0 to", "99999999999"),
+        ("[ai]\nproviders = ['gpu']", "ai.providers", 'a list of some of "cpu", "cuda"', "gpu"),
+        ("[ai]\nmodels = 'a'", "ai.models", "a table", '"a"'),
+        ("[ai.models]\na = 'int8'", "ai.models.a", "a table", '"int8"'),
+        (
+            "[ai.models.a]\nprecision = 'fp16'",
+            "ai.models.a.precision",
+            'one of "fp32", "bf16", "int8"',
+            '"fp16"',
+        ),
     ],
 )
 def test_a_wrong_value_says_where_what_and_what_instead(

@@ -161,6 +161,13 @@ def test_the_model_store_is_absolute(write: Write, models_dir: str, expected: st
     assert (ai.threads, ai.preload) == (3, ())
 
 
+def test_the_folder_of_a_model_is_what_sessions_call_it(write: Write) -> None:
+    text = '[ai.models."./mine"]\nprecision = "int8"\n[ai.models."org/b"]\nprecision = "bf16"'
+    root = write({"supabase/config.toml": text})
+    precisions = open_project(root).settings.ai.precisions
+    assert precisions == {f"{root}/mine": "int8", "org/b": "bf16"}
+
+
 def test_whatever_was_skipped_is_noted_once(write: Write) -> None:
     root = write(
         {
