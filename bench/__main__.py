@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import os
@@ -10,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,14 +28,15 @@ BENCHES = (
     "chaos",
     "retire",
     "oneshot",
-    "embed",
     "cancel",
     "saves",
     "slow",
     "overload",
     "many",
+    "policy",
+    "start",
 )
-LONG = ("load", "hostile", "fuzz", "soak")
+LONG = ("embed", "accuracy", "lengths", "load", "hostile", "fuzz", "soak")
 """Only when they are named: they take minutes, and the whole machine."""
 
 
@@ -51,6 +54,10 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, help="soak: how long the load shall last")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument(
+        "--quick", action="store_true", default=None, help="less of embed and lengths: for a look"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where embed writes its picture, as SVG")
     parser.add_argument("--inputs", type=int, metavar="N", help="fuzz: how many")
     parser.add_argument("--seed", type=int, metavar="S", help="fuzz: of its inputs")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="fuzz: this input alone")
@@ -64,7 +71,8 @@ def main() -> int:
     for name in arguments.names or BENCHES:
         module = importlib.import_module(f"bench.{name}")
         began = time.monotonic()
-        results[name] = module.measure(**_options(module.measure, arguments))
+        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+            results[name] = module.measure(**_options(module.measure, arguments))
         if not arguments.json:
             about = (module.__doc__ or "").splitlines()[0]
             print(f"\n{name} ({time.monotonic() - began:.0f} s): {about}", flush=True)
