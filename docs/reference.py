@@ -18,7 +18,7 @@ import msgspec
 
 from runtime.cli.serve import command as serve
 from runtime.project import config
-from runtime.project.settings import AI, Auth, Cors, Function, Limits, Setting, Settings
+from runtime.project.settings import AI, Auth, Cors, Function, Limits, Model, Setting, Settings
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -33,7 +33,8 @@ tables of Supabase that have no meaning here are ignored, and so are its own key
 `[auth]`.
 
 Changes to functions, limits, variables, keys and `enabled` are picked up while the server runs. Host,
-port, models, CORS, proxies, `max_head_kb`, `head_s`, `shutdown_s` and `log_format` need a restart.
+port, models and how they are run, CORS, proxies, `max_head_kb`, `head_s`, `shutdown_s` and `log_format`
+need a restart.
 
 ## `supabase/config.toml`
 
@@ -110,6 +111,12 @@ TABLES: tuple[tuple[str, str, type[Setting], Iterable[str]], ...] = (
     ("`[functions.NAME]`", "", Function, config.FUNCTION),
     ("`[auth]`", "", Auth, config.AUTH),
     ("`[ai]`", "", AI, config.AI_KEYS),
+    (
+        "`[ai.models.NAME]`",
+        'Of one model. A name with a dot, a slash or a path in it stands in quotes: `[ai.models."./mine"]`.',
+        Model,
+        config.MODEL,
+    ),
 )
 """Heading, what to say below it, and which keys of which struct follow."""
 
