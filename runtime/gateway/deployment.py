@@ -141,8 +141,9 @@ class Deployment:
             self._services.logbook.tell(text, function=self.name)
 
     def _on_failure(self, pool: Pool, failure: BootFailure) -> None:
-        if pool.state == "draining":
-            return  # a newer version has overtaken it
+        overtaken = self._pool is not pool and pool.generation is not self.wanted
+        if overtaken or pool.state == "draining":
+            return
         if self._pool is not pool:
             self._rejected = str(failure)
         kept = "; the previous version keeps serving" if self._pool is not pool else ""

@@ -12,6 +12,7 @@ from runtime.gateway import crashes as crashes_module
 from runtime.gateway.deployment import Deployment
 from runtime.gateway.dispatch import lease
 from runtime.gateway.pool import Pool
+from runtime.gateway.worker import BootFailure
 from tests.gateway.house import House, PlayedWorker, generation, turns, until
 
 pytestmark = pytest.mark.anyio
@@ -235,6 +236,27 @@ async def test_a_version_overtaken_while_it_fails_says_nothing(house: House) -> 
     await turns()
     assert "too late" not in house.log
     assert deployed.failure == ""
+    await deployed.close(0, "test")
+
+
+async def test_a_version_that_fails_in_the_moment_in_which_it_is_overtaken_says_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer one has taken its place, and its end has been asked for, but not begun."""
+    house.on_boot = lambda worker: None
+    deployed = deployment(house)
+    deployed.roll(generation("g1"))
+    await until(lambda: names(house) == ["g1"])
+    overtaken = deployed.pool
+    assert overtaken is not None
+    monkeypatch.setattr(
+        deployed, "_retire", lambda pool: pool and pool.on_failure(BootFailure("too late", ""))
+    )
+    house.on_boot = lambda worker: worker.ready()
+    deployed.roll(generation("g2"))
+    await deployed.settled.wait()
+    assert (serves(deployed), deployed.failure, "too late" in house.log) == ("g2", "", False)
+    await overtaken.close(0, "test")
     await deployed.close(0, "test")
 
 
