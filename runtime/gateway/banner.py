@@ -6,6 +6,7 @@ from runtime.gateway.registry import Registry
 from runtime.project.settings import Project
 
 _SHOWN = 5
+_REASON = 80  # characters of why a function did not start
 
 
 def banner(project: Project, registry: Registry, base: str, models: list[str]) -> str:
@@ -32,7 +33,8 @@ def banner(project: Project, registry: Registry, base: str, models: list[str]) -
 def _state(registry: Registry, name: str) -> str:
     found = registry.get(name)
     failed = "" if found is None else found[1].failure.partition("\n")[0]
-    return f"   (did not start: {failed})" if failed else ""
+    cut = f"{failed[:_REASON]}…" if len(failed) > _REASON else failed  # the log has all of it
+    return f"   (did not start: {cut})" if failed else ""
 
 
 def _curl(project: Project, url: str, name: str) -> str:

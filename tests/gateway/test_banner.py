@@ -88,6 +88,13 @@ async def test_a_function_that_did_not_start_says_why_in_one_line(house: House, 
     assert f" - {URL}/functions/v1/hello   (did not start: SyntaxError: invalid syntax)" in lines
 
 
+async def test_a_long_reason_is_cut_since_the_log_has_it(house: House, one: Project) -> None:
+    house.on_boot = lambda worker: worker.fail("ModelNotFound: " + "many words " * 20)
+    (line,) = (line for line in (await shown(house, one)).splitlines() if "did not start" in line)
+    assert line.endswith("…)")
+    assert len(line) < 160
+
+
 async def test_an_empty_prefix_is_none(house: House, tmp_path: Path) -> None:
     config = {"supabase/config.toml": '[edge_runtime]\nprefix = ""\n'}
     bare = await asyncio.to_thread(project, tmp_path, {**functions("hello"), **config})
