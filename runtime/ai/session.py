@@ -15,24 +15,26 @@ from runtime.ai import host as hosts
 from runtime.ai.engine import Result
 from runtime.ai.texts import checked, checked_query, grouped, vectors
 from runtime.ai.timeout import Clock, Timeout, timeout_of
-from runtime.errors import InvalidInput, ModelNotFound
+from runtime.errors import InvalidInput, ModelNotFound, UpstreamError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from runtime.ai.llm.chunk import Chunk
+    from runtime.ai.llm.server import Server
     from runtime.ai.llm.stream import Stream
 
 log = logging.getLogger("runtime.ai")
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a call to a local model took.
+    """What a call to a local model took, or one for embeddings to an LLM server.
 
     Attributes:
         tokens: how many were run, special tokens included.
-        truncated: indices of the texts that were longer than the model's maximum and were cut.
+        truncated: indices of the texts that were longer than the model's maximum and were cut;
+            LLM servers do not tell.
     """
 
     tokens: int
@@ -67,15 +69,23 @@ class Session:
     Args:
         host: an LLM server's URL; then none of those variables counts.
         api_key: sent as `Authorization: Bearer`.
+        headers: more headers of every request to the LLM server, their values as secret as the
+            key; an `authorization` among them wins over it.
 
     Raises:
         ModelNotFound: not local, and there is no LLM server.
-        HostNotConfigured: the server's URL or key cannot be used.
+        HostNotConfigured: the server's URL, key or headers cannot be used.
         InvalidMode: unknown `mode`.
     """
 
     def __init__(
-        self, model: str, *, host: str | None = None, api_key: str | None = None, mode: str | None = None
+        self,
+        model: str,
+        *,
+        host: str | None = None,
+        api_key: str | None = None,
+        mode: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(model, str) or not model:
             given = "empty" if isinstance(model, str) else type(model).__name__
@@ -85,6 +95,8 @@ class Session:
         self._server = None if self._local else self._host.server(model, host, api_key, mode)
         if self._local is None and self._server is None:
             raise ModelNotFound(_not_found(model, self._host))
+        if self._server is not None and headers is not None:
+            self._server = self._server.sending(headers)
 
     @property
     def _host(self) -> hosts.Host:
@@ -95,7 +107,10 @@ class Session:
 
     @property
     def last_usage(self) -> Usage | None:
-        """What this session's last run took, as seen from the same task; None before it, and for LLMs."""
+        """What this session's last run took, as seen from the same task.
+
+        None before it, for answers of LLMs, and where an LLM server tells nothing of its embeddings.
+        """
         usage = _usage.get()
         return None if usage is None else usage.get(self)
 
@@ -239,14 +254,64 @@ class Session:
         dimensions: int | None = None,
         query: bool = False,
         timeout: Timeout | float | None = 60,
+        mode: str | None = None,
+        **body: Any,
     ) -> NDArray[np.float32]:
-        """Many texts as one float32 array `[len(texts), dimensions]`. Needs numpy; raises as `run` does."""
+        """Many texts as one float32 array `[len(texts), dimensions]`. Needs numpy.
+
+        Of an LLM server (Ollama's `/api/embed`, `/v1/embeddings`) 256 texts are asked for at a
+        time, and four times that at once.
+
+        Args:
+            normalize: scale each row to length 1; False: as the model, or the server, gives it.
+            dimensions: how long each row shall be; an LLM server is asked for it.
+            query: as in `run`; for local models.
+            timeout: seconds for the whole call, whatever the number of texts; or a `Timeout`.
+            mode: this call's, instead of the session's; for LLM servers, and so is `body`.
+            body: more fields of the API's body (`truncate=…`, `keep_alive=…`).
+
+        Raises:
+            UpstreamError: also when an LLM server's answer does not have a row of numbers for
+                each text, all of one length.
+            AIError: as `run` does.
+        """
         import numpy as np
 
-        self._local_name("embed")
-        _refuse_string(texts, "texts", "run() takes a single one")
-        result = await self._embed(checked(texts, "texts"), True, normalize, dimensions, query, timeout)
-        return np.frombuffer(result.data, "<f4").reshape(len(texts), result.dimensions)
+        _refuse_string(texts, "texts", "for a single one: [text]")
+        given = checked(texts, "texts")
+        if self._server is not None:
+            _check_flags(normalize=normalize, query=query)
+            self._refuse_local_options(query=query, **body)
+            return await self._embed_afar(self._server, given, normalize, dimensions, timeout, mode, body)
+        self._refuse_llm_options(mode=mode, **dict.fromkeys(body, True))
+        result = await self._embed(given, True, normalize, dimensions, query, timeout)
+        return np.frombuffer(result.data, "<f4").reshape(len(given), result.dimensions)
+
+    async def _embed_afar(
+        self,
+        server: Server,
+        texts: list[str],
+        normalize: bool,
+        dimensions: int | None,
+        timeout: Timeout | float | None,
+        mode: str | None,
+        body: dict[str, Any],
+    ) -> NDArray[np.float32]:
+        from runtime.ai.llm import embeddings, remote
+
+        _check_number(dimensions, "dimensions")
+        limits = timeout_of(timeout)
+        body |= {} if dimensions is None else {"dimensions": dimensions}
+        try:
+            vectors = await remote.embed(
+                server, self.model, texts, body, dimensions=dimensions, timeout=limits, mode=mode
+            )
+        except UpstreamError as error:
+            if error.status == _NOT_FOUND and server.source != "host":
+                error.add_note(self._pull_hint)
+            raise
+        self._remember(None if vectors.tokens is None else Usage(vectors.tokens, ()))
+        return embeddings.scaled(vectors.rows) if normalize else vectors.rows
 
     async def rank(
         self,
@@ -354,9 +419,7 @@ class Session:
             raise InvalidInput(f"{self.model!r} {_KINDS[card.kind]}")
 
     def _report(self, where: str, tokens: list[int], truncated: list[int], what: str = "texts") -> None:
-        usage: WeakKeyDictionary[Session, Usage] = WeakKeyDictionary(_usage.get() or {})
-        usage[self] = Usage(sum(tokens), tuple(truncated))
-        _usage.set(usage)
+        self._remember(Usage(sum(tokens), tuple(truncated)))
         if truncated:
             first = truncated[0]
             log.warning(
@@ -370,6 +433,22 @@ class Session:
                 first,
             )
 
+    def _remember(self, used: Usage | None) -> None:
+        usage: WeakKeyDictionary[Session, Usage] = WeakKeyDictionary(_usage.get() or {})
+        usage.pop(self, None)
+        if used is not None:
+            usage[self] = used
+        _usage.set(usage)
+
+    def _refuse_local_options(self, *, query: bool, **body: object) -> None:
+        if query:
+            raise InvalidInput(
+                f"query=True is for local models, and {self.model!r} is an LLM server's: put what the model "
+                "wants before a question into the texts"
+            )
+        if "input" in body:
+            raise InvalidInput("the body's field 'input' is the texts: give them first, as in embed(texts)")
+
     def _refuse_llm_options(self, **options: object) -> None:
         name = next(
             (name for name, value in options.items() if value is not None and value is not False), None
@@ -378,6 +457,7 @@ class Session:
             raise InvalidInput(f"{self.model!r} is a local embedding model: it takes no {name!r}")
 
 
+_NOT_FOUND = 404
 _KINDS = {
     "embedding": "is an embedding model and ranks nothing: take a cross-encoder, or compare vectors of run()",
     "ranking": "ranks documents and gives no vectors: call rank(query, documents), or take another model",
@@ -405,7 +485,8 @@ def _check_flags(**flags: object) -> None:
 
 
 def _no_prompt(prompt: object) -> str:
-    return f"prompt is {type(prompt).__name__}: give a string, or the API's own body as a mapping"
+    embeds = " (embed() takes a list of texts)" if isinstance(prompt, list | tuple) else ""
+    return f"prompt is {type(prompt).__name__}: give a string, or the API's own body as a mapping{embeds}"
 
 
 def _not_found(model: str, host: hosts.Host) -> str:

@@ -7,11 +7,14 @@ those of every other server.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from array import array
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx2
 
+from runtime.errors import InvalidInput
+from runtime.testing import vectors
 from runtime.testing.model import Answer, Call, FakeModel, Piece
 
 _WHEN = "2025-01-01T00:00:00Z"
@@ -26,7 +29,10 @@ class ScriptedServer(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body = json.loads(await request.aread())
-        path, streams = request.url.path, body["stream"]
+        path = request.url.path
+        if path.rpartition("/")[2] in ("embed", "embeddings"):
+            return self._embedded(body, path)
+        streams = body["stream"]
         form = _form(path)(body["model"], path)
         if path.endswith("/api/generate") and body.get("prompt") == "":  # how a model is made ready
             return httpx2.Response(200, json=form.base | {"response": ""} | _LOADED)
@@ -38,6 +44,29 @@ class ScriptedServer(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             200, headers={"content-type": form.content_type}, stream=_Body(form, first, pieces)
         )
+
+    def _embedded(self, body: Mapping[str, Any], path: str) -> httpx2.Response:
+        """The vectors that a fake of a local model has for these texts."""
+        model, texts, keep = self._model, body["input"], body.get("dimensions")
+        model.calls.append(Call(body["model"], texts, body=dict(body), path=path, dimensions=keep))
+        try:
+            model.check(body["model"], keep)
+        except InvalidInput as error:
+            return httpx2.Response(400, json={"error": {"message": error.message}})
+        read = [vectors.tokens(text, model.max_tokens)[0] for text in texts]
+        rows = [
+            vectors.of_text(text, model.max_tokens, model.dimensions, normalize=True, keep=keep)
+            for text in texts
+        ]
+        return httpx2.Response(200, json=_embeddings(path, rows, sum(map(len, read))))
+
+
+def _embeddings(path: str, rows: Sequence[array[float]], tokens: int) -> dict[str, Any]:
+    lists = [row.tolist() for row in rows]
+    if path.endswith("/api/embed"):
+        return {"embeddings": lists, "prompt_eval_count": tokens}
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(lists)]
+    return {"object": "list", "data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
 async def _checked(answer: Answer) -> AsyncIterator[str | Mapping[str, Any]]:

@@ -23,11 +23,11 @@ class Call(msgspec.Struct, frozen=True):
 
     Attributes:
         model: the name that the session was made with.
-        texts: what was to be embedded, ranked or counted; empty for a language model.
+        texts: what was to be embedded, ranked or counted; empty when an answer was asked for.
         mean_pool: one vector per text.
         normalize: vectors of length 1.
-        body: what was sent to the language model's API; empty for embeddings.
-        path: where it was sent, like `/api/generate`; empty for embeddings.
+        body: what was sent to the LLM server's API; empty for a local model.
+        path: where it was sent, like `/api/generate`; empty for a local model.
         query: what the texts were to be ranked by; empty for all else.
         dimensions: what the vectors were to be cut to.
         questions: the texts were said to be such.

@@ -42,7 +42,8 @@ class FakeSession(Session):
         FakeSession(replies=ai.UpstreamError(500, "…"))          fails at once
         FakeSession(replies=lambda call: [call.prompt.upper()])  whatever the test computes
 
-    A piece is a text, or the provider's own object as a mapping. A function may also give an
+    Its `embed()` then gives the vectors that it would give without `replies`, the way an LLM
+    server does. A piece is a text, or the provider's own object as a mapping. A function may also give an
     (async) generator: its next piece is asked for when the one before was taken.
 
     Args:

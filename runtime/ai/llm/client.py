@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import httpx2
@@ -24,7 +26,10 @@ from runtime.errors import (
 
 _GRACE = 0.25  # seconds for the end of a body whose last event has come, to keep the connection
 _ERROR_BODY = 8192
-_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=5)
+_PAUSES = (0.1, 0.3, 0.9, 2.7, 8.1)  # seconds between tries to connect
+# Several servers close a connection that was idle for 5 s: be earlier than they, because a request
+# that crosses their closing on the way is lost, and may not be sent again.
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4)
 
 _Clients = dict[bool | httpx2.AsyncBaseTransport, httpx2.AsyncClient]
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = WeakKeyDictionary()
@@ -82,6 +87,8 @@ class Upstream:
                 "what came so far is not the whole"
             ) from error
         self._begun = True
+        if not piece:
+            await _close_if_spoiled(self._response)
         return piece
 
     async def read_all(self) -> bytes:
@@ -121,37 +128,104 @@ class Upstream:
 async def post(server: Server, path: str, body: bytes, timeout: Timeout) -> Upstream:
     """Send a request and wait for the head of a successful answer.
 
+    Connecting is tried again while `timeout` allows; what may have reached the server is not
+    sent twice.
+
     Raises:
         HostUnreachable, InferenceTimeout, UpstreamError: there is none.
         HostNotConfigured: the server's URL is none.
     """
     clock = Clock(timeout, server.url)
-    headers = {"content-type": "application/json", "accept-encoding": "identity"}
-    if server.authorization:
-        headers["authorization"] = server.authorization
-    limits = httpx2.Timeout(None, connect=timeout.connect, pool=timeout.connect)
     client = _client(server)
     try:
         request = client.build_request(
-            "POST", _join(server.url, path), content=body, headers=headers, timeout=limits
+            "POST", _join(server.url, path), content=body, headers=_headers(server), timeout=None
         )
-        response = await clock.bounded(client.send(request, stream=True), "first_token")
+        response = await clock.bounded(_Sending(server, timeout).send(client, request), "first_token")
     except httpx2.InvalidURL as error:
         raise HostNotConfigured(f"{server.source} is {server.url!r}, which is no URL ({error})") from None
-    except (httpx2.ConnectTimeout, httpx2.PoolTimeout):
-        raise InferenceTimeout(
-            f"{server.url} took no connection within {timeout.connect:g} s (timeout.connect): {_hint(server)}"
-        ) from None
-    except httpx2.ConnectError as error:
-        raise HostUnreachable(f"{server.url} cannot be reached ({_cause(error)}): {_hint(server)}") from error
-    except httpx2.TransportError as error:
-        raise HostUnreachable(
-            f"{server.url} closed the connection without an answer: {_hint(server)}"
-        ) from error
     upstream = Upstream(response, server, clock)
     if not response.is_success:
         raise await upstream.failure()
     return upstream
+
+
+class _Sending:
+    """The way of one request to its server: many tries to connect, one to send."""
+
+    def __init__(self, server: Server, timeout: Timeout) -> None:
+        self._server = server
+        # what answers in the server's place has no connection to wait for
+        self._connect = None if server.transport else timeout.connect
+        limits = [limit for limit in (self._connect, timeout.first_token, timeout.total) if limit]
+        self._until = asyncio.get_running_loop().time() + min(limits) if limits else None
+        self._connecting: asyncio.Timeout
+        self._sent = False
+        self._tries = 0
+
+    async def send(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
+        """
+        Raises:
+            HostUnreachable: nobody is there, or hangs up, or speaks another language.
+            InferenceTimeout: nobody took the connection in time.
+        """
+        request.extensions["trace"] = self._trace
+        try:
+            async with asyncio.timeout(self._connect) as self._connecting:
+                return await self._tried(client, request)
+        except TimeoutError:
+            if not self._connecting.expired():
+                raise
+            raise InferenceTimeout(
+                f"{self._server.url} took no connection within {self._connect:g} s (timeout.connect): "
+                f"{_hint(self._server)}"
+            ) from None
+        finally:
+            # it leads to the handler's task, and so to the answer, which would never be let go
+            del request.extensions["trace"]
+
+    async def _tried(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
+        pauses = iter(_PAUSES)
+        while True:
+            self._tries += 1
+            try:
+                return await client.send(request, stream=True)
+            except httpx2.TransportError as error:
+                pause = next(pauses, None)
+                if pause is None or not self._may_try_again(error, pause):
+                    raise self._failure(error) from error
+            await asyncio.sleep(pause)
+
+    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started") and not self._connecting.expired():
+            self._sent = True
+            self._connecting.reschedule(None)
+
+    def _may_try_again(self, error: httpx2.TransportError, pause: float) -> bool:
+        if self._sent or not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return False
+        said = next((below for below in _below(error) if isinstance(below, OSError)), None)
+        if isinstance(said, ssl.SSLError):  # a certificate does not get better by waiting
+            return False
+        return self._until is None or asyncio.get_running_loop().time() + pause < self._until
+
+    def _failure(self, error: httpx2.TransportError) -> HostUnreachable:
+        server = self._server
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            tries = f" in {self._tries} tries" if self._tries > 1 else ""
+            what = f"cannot be reached{tries} ({_cause(error)})"
+        elif isinstance(error, httpx2.RemoteProtocolError) and not _hung_up(error):
+            what = f"answers with something that is not HTTP ({server.clean(str(error))})"
+        else:
+            what = "closed the connection without an answer"
+        return HostUnreachable(f"{server.url} {what}: {_hint(server)}")
+
+
+def _headers(server: Server) -> dict[str, str]:
+    headers = {"content-type": "application/json", "accept-encoding": "identity", **dict(server.headers)}
+    if server.authorization:
+        headers["authorization"] = server.authorization
+    return headers
 
 
 async def close() -> None:
@@ -186,18 +260,42 @@ def _hint(server: Server) -> str:
     )
 
 
-def _cause(error: httpx2.ConnectError) -> str:
+def _hung_up(error: httpx2.RemoteProtocolError) -> bool:
+    """Whether no answer came at all; httpcore2 tells that from a bad one by its words alone."""
+    return str(error).startswith("Server disconnected")
+
+
+def _cause(error: httpx2.TransportError) -> str:
     """What the system said, below what the libraries made of it."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, BaseExceptionGroup):
-            below = below.exceptions[0]
+    for below in _below(error):
         if isinstance(below, ConnectionError) and below.errno:
             return os.strerror(below.errno).lower()
         if isinstance(below, OSError) and below.errno:
             return below.strerror or str(below)
-        below = below.__cause__ or below.__context__
     return str(error)
+
+
+def _below(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on; of a group, its first."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, BaseExceptionGroup):
+            below = below.exceptions[0]
+        yield below
+        below = below.__cause__ or below.__context__
+
+
+async def _close_if_spoiled(response: httpx2.Response) -> None:
+    """Close a connection that brought more than the answer's length: the next answer would begin with it.
+
+    httpcore2 keeps such a connection, and has no public way to it.
+    """
+    inner: Any = response.stream
+    for name in ("_stream", "_httpcore_stream", "_stream", "_connection"):
+        inner = getattr(inner, name, None)
+    received = getattr(inner, "_h11_state", None)
+    if received is not None and received.trailing_data[0]:
+        await inner.aclose()
 
 
 def _close_soon(loop: asyncio.AbstractEventLoop, response: httpx2.Response) -> None:

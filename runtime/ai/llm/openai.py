@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runtime.ai.llm.chunk import Chunk
-from runtime.ai.llm.sse import Event, Events
+from runtime.ai.llm.chunk import Chunk, failure_in, parse
+from runtime.ai.llm.sse import Events
 from runtime.ai.llm.wire import Wire, incomplete, read
 from runtime.errors import UpstreamError
 
@@ -14,14 +14,14 @@ from runtime.errors import UpstreamError
 class OpenAI(Wire):
     """`/v1/chat/completions`; streams server-sent events up to `[DONE]`.
 
-    Some servers leave `[DONE]` out: a `finish_reason` before the end of the stream will do.
+    Some servers leave `[DONE]` out: a `finish_reason` of each choice before the end of the stream will do.
     What follows a `finish_reason` (the usage) is still delivered.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._events = Events()
-        self._reason = False
+        self._reasons: dict[str, bool] = {}  # whether each choice has told why it ended
 
     def request(self, prompt: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         body = (
@@ -33,22 +33,24 @@ class OpenAI(Wire):
         for event in self._events.feed(data):
             if self.finished:
                 return
+            if event.name == "error":
+                raise _failure(event.data)
             if event.data == "[DONE]":
                 self.finished = True
-            else:
-                yield self._read(event)
+            elif event.data:  # an empty one keeps the connection open, and says nothing
+                yield self._read(event.data)
 
     def end(self) -> Iterator[Chunk]:
-        if not (self.finished or self._reason):
+        if not (self.finished or (self._reasons and all(self._reasons.values()))):
             raise incomplete("`[DONE]` or a finish_reason")
         self.finished = True
         return iter(())
 
-    def _read(self, event: Event) -> Chunk:
-        chunk = read(event.data)
-        if event.name == "error":
-            raise UpstreamError(0, event.data)
-        self._reason = self._reason or any(choice.get("finish_reason") for choice in _choices(chunk))
+    def _read(self, data: str) -> Chunk:
+        chunk = read(data)
+        for choice in _choices(chunk):
+            index = str(choice.get("index", 0))
+            self._reasons[index] = bool(choice.get("finish_reason")) or self._reasons.get(index, False)
         return chunk
 
     def text(self, chunk: Chunk) -> str:
@@ -57,6 +59,15 @@ class OpenAI(Wire):
             text = piece.get("content") if isinstance(piece, dict) else None
             return text if isinstance(text, str) else ""
         return ""
+
+
+def _failure(data: str) -> UpstreamError:
+    """What an `event: error` says, in the API's form or in another."""
+    try:
+        failure = failure_in(parse(data))
+    except ValueError:
+        failure = None
+    return failure or UpstreamError(0, data or "(no text)")
 
 
 def _choices(chunk: Chunk) -> list[Chunk]:

@@ -9,11 +9,13 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from runtime.ai.llm import headers as extra
 from runtime.errors import HostNotConfigured, InvalidMode
 
 MODES = ("ollama", "openaicompatible")
 _HOST, _KEY, _MODE = "AI_INFERENCE_API_HOST", "AI_INFERENCE_API_KEY", "AI_INFERENCE_API_MODE"
 _BODY = 2048
+_PART = 4  # characters of a secret's beginning that a text may not end with
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -25,6 +27,7 @@ class Server(msgspec.Struct, frozen=True):
         source: the variable or argument that named it.
         authorization: the header to send; empty: none.
         secrets: what no message may show.
+        headers: more of them, sent with every request.
         transport: an `httpx2.AsyncBaseTransport` that answers in the server's place; None: the network.
     """
 
@@ -34,6 +37,7 @@ class Server(msgspec.Struct, frozen=True):
     authorization: str = ""
     secrets: tuple[str, ...] = ()
     transport: Any = None
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.url!r}, {self.mode!r})"
@@ -68,11 +72,35 @@ class Server(msgspec.Struct, frozen=True):
         authorization, secrets = _authorization((key or "").strip(), parts, key_source)
         return cls(url, mode, source, authorization, secrets)
 
+    def sending(self, headers: Mapping[str, str]) -> Server:
+        """This server, sent these headers too; an `authorization` among them wins over the key.
+
+        Raises:
+            HostNotConfigured: they are none.
+        """
+        more = extra.checked(headers)
+        hidden = (*self.secrets, *extra.secrets(more))
+        authorization = more.pop("authorization", self.authorization)
+        return msgspec.structs.replace(
+            self, authorization=authorization, headers=tuple(more.items()), secrets=hidden
+        )
+
     def clean(self, text: str) -> str:
         """A text of the server's as a message may show it: without secrets, and not long."""
-        for secret in self.secrets:
+        longest_first = sorted(self.secrets, key=len, reverse=True)  # one may be a part of another
+        for secret in longest_first:
             text = text.replace(secret, "***")
+        for secret in longest_first:
+            text = _without_part(text, secret)
         return text if len(text) <= _BODY else f"{text[:_BODY]}…"
+
+
+def _without_part(text: str, secret: str) -> str:
+    """The text, which may have been cut amid this secret."""
+    for length in range(min(len(secret), len(text)), _PART - 1, -1):
+        if text.endswith(secret[:length]):
+            return f"{text[:-length]}***"
+    return text
 
 
 def checked_mode(mode: str, source: str = "") -> str:

@@ -66,9 +66,9 @@ class Events:
         return None
 
     def _dispatch(self) -> Event | None:
-        name, data = self._name or "message", "\n".join(self._data)
+        name, data = self._name or "message", self._data
         self._name, self._data = "", []
-        return Event(name, data) if data else None
+        return Event(name, "\n".join(data)) if data else None
 
 
 def event(value: object) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from runtime.ai.llm import sse
 from runtime.ai.llm.chunk import Chunk
 from runtime.ai.llm.wire import Wire
-from runtime.errors import AIError, UpstreamError, rule_of
+from runtime.errors import AIError, IncompleteStream, UpstreamError, rule_of
 
 if TYPE_CHECKING:
     from runtime.ai.llm.client import Upstream
@@ -47,7 +47,10 @@ class Stream:
         return chunk
 
     async def aclose(self) -> None:
-        """Stop: close the connection to the LLM server. Idempotent."""
+        """Stop: close the connection to the LLM server. Idempotent.
+
+        Whoever reads or sends the stream meanwhile finds that it ended, without `[DONE]`.
+        """
         self._over = True
         await self._upstream.aclose()
 
@@ -104,7 +107,8 @@ class Stream:
                 if chunk is None:
                     break
                 yield sse.event(chunk)
-            yield sse.DONE
+            if self._wire.finished:
+                yield sse.DONE
         except AIError as error:
             yield sse.error_event(rule_of(error).code, error.message)
             raise
@@ -123,7 +127,7 @@ class Stream:
 
     async def _bytes(self) -> AsyncIterator[bytes]:
         try:
-            while piece := await self._upstream.read(raw=True):
+            while piece := await self._read(raw=True):
                 yield piece
         finally:
             await self.aclose()
@@ -148,8 +152,17 @@ class Stream:
             self._over = True
             await self._upstream.finish()
             return
-        piece = await self._upstream.read()
-        self._ready = self._wire.feed(piece) if piece else self._wire.end()
+        piece = await self._read()
+        if not self._over:
+            self._ready = self._wire.feed(piece) if piece else self._wire.end()
+
+    async def _read(self, *, raw: bool = False) -> bytes:
+        try:
+            return await self._upstream.read(raw=raw)
+        except IncompleteStream:
+            if not self._over:
+                raise
+            return b""  # another task closed it, which breaks the connection
 
 
 async def _abandon(reading: asyncio.Task[Chunk | None]) -> None:
