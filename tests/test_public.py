@@ -94,11 +94,12 @@ def test_everything_can_be_imported_at_once() -> None:
 SIGNATURES = {
     "runtime.JSONResponse": "(content=None, status_code=200, headers=None, media_type=None, background=None)",
     "runtime.wait_until": "(awaitable)",
-    "runtime.ai.Session": "(model, *, host=None, api_key=None, mode=None)",
+    "runtime.ai.Session": "(model, *, host=None, api_key=None, mode=None, headers=None)",
     "runtime.ai.Session.ready": "(self, *, timeout=60)",
     "runtime.ai.Session.run": "(self, prompt, *, mean_pool=True, normalize=True, dimensions=None, "
     "query=False, stream=False, timeout=60, mode=None, **body)",
-    "runtime.ai.Session.embed": "(self, texts, *, normalize=True, dimensions=None, query=False, timeout=60)",
+    "runtime.ai.Session.embed": "(self, texts, *, normalize=True, dimensions=None, query=False, timeout=60, "
+    "mode=None, **body)",
     "runtime.ai.Session.rank": "(self, query, documents, *, top=None, timeout=60)",
     "runtime.ai.Session.count": "(self, text, *, timeout=60)",
     "runtime.ai.Ranked": "(index, score, document)",

@@ -191,11 +191,6 @@ def test_a_model_without_a_name_is_refused(model: Any) -> None:
         ai.Session(model)
 
 
-async def test_embed_says_that_an_llm_session_cannot() -> None:
-    with pytest.raises(ai.InvalidInput, match="works with local models"):
-        await ai.Session("mistral", host="http://127.0.0.1:9").embed(["x"])
-
-
 # --- rank, count, dimensions -----------------------------------------------------------------
 
 
@@ -332,7 +327,15 @@ async def test_a_list_of_texts_for_a_model_that_was_not_pulled_says_how_to(
         await ai.Session("gte-base").run(["a"])
 
 
-@pytest.mark.parametrize("method", ["embed", "rank", "count"])
+@pytest.mark.parametrize("option", [{"mode": "ollama"}, {"truncate": False}, {"mean_pool": False}])
+async def test_embed_of_a_local_model_refuses_what_only_llm_servers_take(option: dict[str, Any]) -> None:
+    async with local() as engine:
+        with pytest.raises(ai.InvalidInput, match=f"takes no '{next(iter(option))}'"):
+            await ai.Session("gte-small").embed(["x"], **option)
+        assert engine.seen == []
+
+
+@pytest.mark.parametrize("method", ["rank", "count"])
 async def test_what_only_local_models_do_is_refused_of_others(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, cast
 
 from runtime.ai.llm import client
 
+END = b"0\r\n\r\n"
+"""The end of a chunked answer."""
+
 
 class Request(NamedTuple):
     method: str
@@ -28,22 +31,39 @@ class Call:
         self.request, self.gone = request, gone
         self._transport = transport
 
-    def head(self, status: int = 200, content_type: str = "application/x-ndjson", **headers: str) -> None:
-        """Begin a chunked answer."""
-        lines = [f"HTTP/1.1 {status} Said So", f"Content-Type: {content_type}", "Transfer-Encoding: chunked"]
+    def head(
+        self,
+        status: int = 200,
+        content_type: str = "application/x-ndjson",
+        length: int | None = None,
+        **headers: str,
+    ) -> None:
+        """Begin an answer: chunked, or of a length, which need not be true (then `write` its body)."""
+        framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        lines = [f"HTTP/1.1 {status} Said So", f"Content-Type: {content_type}", framing]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.write("\r\n".join([*lines, "", ""]).encode())
 
     def piece(self, data: bytes) -> None:
         """One HTTP chunk: clients see it as one piece, whatever TCP does."""
-        self.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.write(framed(data))
 
     def pieces(self, parts: Iterable[bytes]) -> None:
         for part in parts:
             self.piece(part)
 
+    async def drip(self, data: bytes, sizes: Iterable[int]) -> None:
+        """Bytes of the connection, framing included, cut wherever `sizes` say."""
+        at = 0
+        for size in sizes:
+            if at >= len(data):
+                break
+            self.write(data[at : at + size])
+            at += size
+            await asyncio.sleep(0)
+
     def end(self) -> None:
-        self.write(b"0\r\n\r\n")
+        self.write(END)
 
     def die(self) -> None:
         self._transport.abort()
@@ -58,7 +78,7 @@ class Call:
         self, status: int, body: bytes, content_type: str = "application/json", **headers: str
     ) -> None:
         """A whole answer."""
-        self.head(status, content_type, **headers)
+        self.head(status, content_type, None, **headers)
         if body:
             self.piece(body)
         self.end()
@@ -82,10 +102,17 @@ class Upstream:
         self.gone = asyncio.Event()
         self.port = 0
         self.tasks: set[asyncio.Task[None]] = set()
+        self.open: set[asyncio.Transport] = set()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    async def hang_up(self) -> None:
+        """Close every connection, those too that wait for a next request."""
+        for transport in list(self.open):
+            transport.close()
+        await self.gone.wait()
 
 
 class _Connection(asyncio.Protocol):
@@ -98,8 +125,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._upstream.open.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._upstream.open.discard(self._transport)
         self._gone.set()
 
     def data_received(self, data: bytes) -> None:
@@ -122,10 +151,10 @@ class _Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def serve(script: Script) -> AsyncIterator[Upstream]:
+async def serve(script: Script, port: int = 0) -> AsyncIterator[Upstream]:
     """Run a script for every request; a failing script fails the test."""
     upstream = Upstream(script)
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(upstream), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(upstream), "127.0.0.1", port)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
@@ -143,6 +172,11 @@ async def serve(script: Script) -> AsyncIterator[Upstream]:
 async def for_ever(call: Call) -> None:
     """Say nothing until the client leaves."""
     await call.gone.wait()
+
+
+def framed(*pieces: bytes) -> bytes:
+    """HTTP chunks."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
 
 
 def ndjson(*objects: dict[str, Any]) -> bytes:

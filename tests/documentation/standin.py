@@ -13,6 +13,12 @@ WORDS = ("It was ", "both.")
 
 
 async def _answer(call: Call) -> None:
+    if call.request.path.endswith("/api/embed"):
+        texts = call.request.json()["input"]
+        call.answer(
+            200, ndjson({"embeddings": [[0.6, 0.8]] * len(texts), "prompt_eval_count": 2 * len(texts)})
+        )
+        return
     streamed = call.request.json().get("stream", True)
     if call.request.path.endswith("/v1/chat/completions"):
         if streamed:

@@ -37,16 +37,6 @@ async def test_a_text_is_generated_in_one_object() -> None:
         assert "authorization" not in request.headers
 
 
-async def test_a_pretty_printed_answer_is_read_whole() -> None:
-    async def pretty(call: Call) -> None:
-        call.head(200, "application/json")
-        call.pieces([b'{\n  "response":', b' "h\xc3', b'\xb6re",\n\n', b'  "done": true\n}\n'])
-        call.end()
-
-    async with serve(pretty) as upstream:
-        assert (await ai.Session("m", host=upstream.url).run("hi")).response == "höre"
-
-
 async def test_a_stream_is_an_iterator_of_the_providers_objects() -> None:
     async with serve(answers) as upstream:
         stream = await ai.Session("m", host=upstream.url).run("hi", stream=True)
@@ -55,44 +45,6 @@ async def test_a_stream_is_an_iterator_of_the_providers_objects() -> None:
         assert chunks == generated(*SONG)
         assert "".join(chunk.response for chunk in chunks) == "".join(SONG)
         assert [chunk async for chunk in stream] == []
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-async def test_pieces_of_any_size_give_the_same_text(size: int) -> None:
-    whole = ndjson(*generated(*SONG))
-
-    async def pieces(call: Call) -> None:
-        call.head()
-        call.pieces(whole[start : start + size] for start in range(0, len(whole), size))
-        call.end()
-
-    async with serve(pieces) as upstream:
-        stream = await ai.Session("m", host=upstream.url).run("hi", stream=True)
-        assert [chunk async for chunk in stream] == generated(*SONG)
-
-
-async def test_a_mapping_is_the_apis_own_body() -> None:
-    async with serve(answers) as upstream:
-        session = ai.Session("m", host=upstream.url)
-        await session.run({"messages": [{"role": "user", "content": "hi"}], "think": False})
-        await session.run({"prompt": "hi", "model": "another"}, keep_alive=0)
-        chat, generate = upstream.requests
-        assert chat.path == "/api/chat"
-        assert chat.json()["messages"] == [{"role": "user", "content": "hi"}]
-        assert generate.json() == {"model": "another", "prompt": "hi", "keep_alive": 0, "stream": False}
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-async def test_the_stream_option_wins_over_a_stream_in_the_body(wanted: bool) -> None:
-    async with serve(answers) as upstream:
-        answer = await ai.Session("m", host=upstream.url).run(
-            {"prompt": "hi", "stream": not wanted}, stream=wanted
-        )
-        assert upstream.requests[0].json()["stream"] is wanted
-        if wanted:
-            assert [chunk async for chunk in answer] == generated(*SONG)
-        else:
-            assert answer == ANSWER
 
 
 async def test_host_key_and_mode_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,13 +63,6 @@ async def test_host_key_and_mode_come_from_the_environment(monkeypatch: pytest.M
             "messages": [{"role": "user", "content": "hi"}],
             "stream": True,
         }
-
-
-@pytest.mark.parametrize("base", ["/v1", "/openai/v1/"])
-async def test_a_base_path_with_the_version_keeps_it_once(base: str) -> None:
-    async with serve(answers) as upstream:
-        await ai.Session("m", host=upstream.url + base, mode="openaicompatible").run("hi")
-        assert upstream.requests[0].path == base.rstrip("/") + "/chat/completions"
 
 
 async def test_the_mode_of_one_call_may_differ() -> None:

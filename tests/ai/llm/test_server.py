@@ -118,3 +118,14 @@ def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:
 
 def test_a_long_text_of_the_servers_is_cut() -> None:
     assert find().clean("x" * 5000) == "x" * 2048 + "…"
+
+
+def test_a_text_that_was_cut_amid_a_secret_shows_no_part_of_it() -> None:
+    server = find(AI_INFERENCE_API_KEY="sk-secret")
+    assert server.clean("no such key: sk-sec") == "no such key: ***"
+    assert server.clean("models") == "models"
+
+
+def test_a_secret_within_another_leaves_nothing_of_it() -> None:
+    server = find("http://user:secret@h", key="sk-secret-of-mine")
+    assert server.clean("sk-secret-of-mine and secret") == "*** and ***"

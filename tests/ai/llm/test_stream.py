@@ -255,20 +255,3 @@ async def test_a_stream_that_nobody_holds_closes_the_connection(kind: str) -> No
             assert kind == "left by an exception"
         gc.collect()
         await upstream.gone.wait()
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancelled_handler_that_waits_for_an_answer_closes_the_connection(stream: bool) -> None:
-    arrived = asyncio.Event()
-
-    async def silent(call: Call) -> None:
-        arrived.set()
-        await for_ever(call)
-
-    async with serve(silent) as upstream:
-        handler = asyncio.create_task(ai.Session("m", host=upstream.url).run("hi", stream=stream))
-        await arrived.wait()
-        handler.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await handler
-        await upstream.gone.wait()

@@ -127,17 +127,44 @@ def test_a_completion_without_reason_and_done_is_incomplete() -> None:
         read(OpenAI(), sse(*completed("a", reason=None), {"choices": [{"delta": {}}]}, done=False))
 
 
+@pytest.mark.parametrize("second", ["stop", None])
+def test_without_done_every_choice_must_have_ended(second: str | None) -> None:
+    objects = [
+        {"choices": [{"index": 1, "delta": {"content": "b"}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": None}]},
+        {"choices": [{"index": 1, "delta": {}, "finish_reason": second}]},
+    ]
+    if second is None:
+        assert read(OpenAI(), sse(*objects)) == objects
+        with pytest.raises(ai.IncompleteStream, match="finish_reason"):
+            read(OpenAI(), sse(*objects, done=False))
+    else:
+        assert read(OpenAI(), sse(*objects, done=False)) == objects
+
+
+def test_events_without_content_are_passed_over() -> None:
+    stream = b": beat\n\nevent: ping\n\ndata\n\ndata:\n\n" + sse(*completed("a"))
+    assert read(OpenAI(), stream) == completed("a")
+
+
 def test_done_alone_ends_a_completion() -> None:
     assert read(OpenAI(), sse(*completed("a", reason=None))) == completed("a", reason=None)
 
 
 @pytest.mark.parametrize(
-    "event",
+    ("event", "said"),
     [
-        b'data: {"error": {"message": "too long", "code": 400}}\n\n',
-        b'event: error\ndata: {"message": "too long"}\n\n',
+        (b'data: {"error": {"message": "too long", "code": 400}}\n\n', "too long"),
+        (b'data: {"choices": [], "error": "too long"}\n\n', "too long"),
+        (b'event: error\ndata: {"error": {"message": "too long"}}\n\n', "too long"),
+        (b'event: error\ndata: {"message": "too long"}\n\n', '{"message": "too long"}'),
+        (b"event: error\ndata: too\ndata: long\n\n", "too\nlong"),
+        (b"event: error\ndata: [DONE]\n\n", "[DONE]"),
+        (b"event: error\ndata\n\n", "(no text)"),
     ],
 )
-def test_an_error_event_inside_a_completion_is_an_upstream_error(event: bytes) -> None:
-    with pytest.raises(ai.UpstreamError, match="too long"):
-        read(OpenAI(), sse(*completed("a", reason=None), done=False) + event)
+def test_an_error_event_inside_a_completion_is_an_upstream_error(event: bytes, said: str) -> None:
+    with pytest.raises(ai.UpstreamError) as raised:
+        read(OpenAI(), sse(*completed("a"), done=False) + event)
+    assert (raised.value.status, raised.value.body) == (0, said)
