@@ -26,7 +26,9 @@ from runtime.errors import (
 
 _GRACE = 0.25  # seconds for the end of a body whose last event has come, to keep the connection
 _ERROR_BODY = 8192
-_PAUSES = (0.1, 0.3, 0.9, 2.7, 8.1)  # seconds between tries to connect
+# Seconds between tries to connect: long enough for a server that restarts quickly, and short enough
+# that somebody whose LLM server is not running hears of it soon.
+_PAUSES = (0.1, 0.3, 0.9)
 # Several servers close a connection that was idle for 5 s: be earlier than they, because a request
 # that crosses their closing on the way is lost, and may not be sent again.
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4)
