@@ -175,7 +175,7 @@ async def test_a_request_is_accepted_before_its_handler_runs(line: Line) -> None
 
 
 async def test_acceptance_is_told_where_the_gateway_waits_for_it(line: Line) -> None:
-    line.serve(handler=lambda request: "quick")
+    line.serve(Response("quick"))
     line.ask(frames.Body(b"a part", True))
     assert await line.gateway.receive() == frames.Accepted()
     assert isinstance(await line.gateway.receive(), frames.Start)
@@ -187,7 +187,7 @@ async def test_acceptance_is_told_where_the_gateway_waits_for_it(line: Line) -> 
 async def test_acceptance_of_a_request_that_is_all_here_is_not_told(
     line: Line, bodies: tuple[frames.Body, ...]
 ) -> None:
-    line.serve(handler=lambda request: "quick")
+    line.serve(Response("quick"))
     line.ask(*bodies)
     assert isinstance(await line.gateway.receive(), frames.Start)
 
