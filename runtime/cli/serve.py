@@ -109,6 +109,8 @@ def check_engine(project: Project) -> None:
 
 def unknown_models(project: Project) -> list[str]:
     """What to say of each `[ai.models.NAME]` that no model has as its name."""
+    if not project.settings.ai.models:
+        return []  # most projects name none, and need not read the store to start
     from difflib import get_close_matches
 
     from runtime.engine.models.store import Store

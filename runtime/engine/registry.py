@@ -213,9 +213,9 @@ class Registry:
         """Free it once its last user has left. That takes a while, so a thread does it."""
         if not held.users:
             # With the loop's next turn: until then the user's own frames have it.
-            asyncio.get_running_loop().call_soon(self._free, [held.load.result()])
+            asyncio.get_running_loop().call_soon(self._free_on_thread, [held.load.result()])
 
-    def _free(self, last: list[Any]) -> None:
+    def _free_on_thread(self, last: list[Any]) -> None:
         with suppress(RuntimeError):  # closed: the process ends
             self._pool.submit(_free, last)
 
