@@ -16,6 +16,7 @@ from runtime.errors import InvalidInput
 from runtime.frames import Tensor
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 PIECE = 512 * 1024
@@ -172,3 +173,12 @@ def bfloat16(name: str) -> Any:
             "cast it to float32"
         ) from None
     return ml_dtypes.bfloat16
+
+
+def normalized(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every row scaled to length 1; a row of zeros stays one."""
+    import numpy as np
+
+    # At 64 bits, where the square of any 32-bit number is one.
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+    return (rows / np.where(lengths, lengths, 1)).astype(np.float32)

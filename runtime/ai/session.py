@@ -297,7 +297,8 @@ class Session:
         mode: str | None,
         body: dict[str, Any],
     ) -> NDArray[np.float32]:
-        from runtime.ai.llm import embeddings, remote
+        from runtime.ai.llm import remote
+        from runtime.tensors import normalized
 
         _check_number(dimensions, "dimensions")
         limits = timeout_of(timeout)
@@ -311,7 +312,7 @@ class Session:
                 error.add_note(self._pull_hint)
             raise
         self._remember(None if vectors.tokens is None else Usage(vectors.tokens, ()))
-        return embeddings.scaled(vectors.rows) if normalize else vectors.rows
+        return normalized(vectors.rows) if normalize else vectors.rows
 
     async def rank(
         self,

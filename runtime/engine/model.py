@@ -15,8 +15,9 @@ from runtime.engine.onnx import Graph, Later, OnnxModel, Opener, PackedModel, Se
 from runtime.engine.providers import CPU
 from runtime.engine.scheduler import Form, Text
 from runtime.engine.tokenizer import Encoded, TextTokenizer
-from runtime.engine.vectors import Rows, cut, normalized, pool
+from runtime.engine.vectors import Rows, cut, pool
 from runtime.errors import AIError, InvalidInput, StartError
+from runtime.tensors import normalized
 
 
 class EmbeddingModel:

@@ -35,13 +35,6 @@ def cut(rows: Rows, dimensions: int, centred: bool) -> Rows:
     return rows[:, :dimensions]
 
 
-def normalized(rows: Rows) -> Rows:
-    """Every row scaled to length 1; a row of zeros stays one."""
-    # At 64 bits, where the square of any 32-bit number is one.
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-    return (rows / np.where(lengths, lengths, 1)).astype(np.float32)
-
-
 def pieces(texts: Sequence[Rows]) -> Iterator[bytes]:
     """The rows of all texts as float32 little-endian, in pieces that end where a row ends.
 

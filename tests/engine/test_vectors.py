@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from runtime.engine.vectors import PIECE, cut, normalized, pieces, pool
+from runtime.engine.vectors import PIECE, cut, pieces, pool
+from runtime.tensors import normalized
 
 HIDDEN = np.array([[3, 0], [0, 4], [3, 4]], dtype=np.float32)
 

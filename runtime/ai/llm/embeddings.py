@@ -126,15 +126,6 @@ def joined(answers: Sequence[Vectors], dimensions: int | None) -> Vectors:
     return Vectors(rows, sum(known) if len(known) == len(counts) else None)
 
 
-def scaled(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row with length 1; one of zeros stays as it is."""
-    wide = rows.astype(np.float64)  # squares of float32 need not fit into float32
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    lengths[lengths == 0] = 1
-    narrow: NDArray[np.float32] = (wide / lengths[:, None]).astype(np.float32)
-    return narrow
-
-
 def _decoded(mode: str, data: bytes) -> _Ollama | _OpenAI:
     try:
         return _ANSWERS[mode].decode(data)

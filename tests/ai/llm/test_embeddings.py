@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from runtime import ai
 from runtime.ai.llm import embeddings
+from runtime.tensors import normalized
 from tests.ai.upstream import Call, Script, for_ever, serve
 
 MODES = pytest.mark.parametrize("mode", ["ollama", "openaicompatible"])
@@ -449,7 +450,7 @@ def test_every_number_survives_both_ways_and_any_order(rows: list[list[float]], 
     for mode, body in (("ollama", {"embeddings": rows}), ("openaicompatible", {"data": items})):
         read = embeddings.read(mode, json.dumps(body).encode(), len(rows))
         np.testing.assert_array_equal(read.rows, np.array(rows, np.float32))
-        lengths = np.linalg.norm(embeddings.scaled(read.rows).astype(np.float64), axis=1)
+        lengths = np.linalg.norm(normalized(read.rows).astype(np.float64), axis=1)
         zero = ~read.rows.any(axis=1)
         np.testing.assert_allclose(lengths, np.where(zero, 0.0, 1.0), rtol=1e-5)
 
